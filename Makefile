@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both install first, into .venv.
+# uv installs in seconds where it is there; venv and pip do the same anywhere else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+ifdef UV
+# uv does not read pip's configuration, where a folder of wheels may be named.
+VENV = uv venv -q --allow-existing --python $(PYTHON) .venv
+INSTALL = UV_FIND_LINKS="$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)" \
+	uv pip install -q --python $(BIN)/python -c constraints.txt
+else
+VENV = $(PYTHON) -m venv .venv
+INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+endif
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed  ## base prompts from examples/ to a verified dataset and its report
+	$(BIN)/ppv demo
+
+test: .venv/installed-test  ## every test, on services that the tests start themselves
+	$(BIN)/pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .ppv ppv-demo ppv-out
+
+.venv/installed: pyproject.toml constraints.txt
+	@echo "installing into .venv; the first time takes a few minutes"
+	$(VENV)
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(INSTALL) -e '.[test]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What the project does: prompt, propose, verify. It knows no queue and no store."""

@@ -1,0 +1,119 @@
+"""How far a run is, read from the store alone; each look reads only what is new since the last."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+from pipeline.config import Run
+from pipeline.types import Failure, Record
+from storage.runs import RunFolder
+from storage.seen import Seen
+
+
+@dataclass
+class CategoryTally:
+    accepted: int = 0
+    rejected: int = 0
+
+
+@dataclass
+class Tally:
+    """Counts of one run; proposals unless said."""
+
+    base_prompts: int = 0  # enqueued so far
+    enqueued: bool = False  # whether the whole input has been enqueued
+    prompted: int = 0  # base prompts that have their detailed prompts
+    expected: int = 0
+    drawn: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    failed: int = 0
+    by_category: dict[str, CategoryTally] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> int:
+        return self.accepted + self.rejected
+
+    @property
+    def missing(self) -> int:
+        return self.expected - self.judged - self.failed
+
+    @property
+    def finished(self) -> bool:
+        return self.enqueued and self.missing == 0
+
+    def as_json(self) -> dict[str, object]:
+        """What `ppv status --json` prints."""
+        derived = {"judged": self.judged, "missing": self.missing, "finished": self.finished}
+        return asdict(self) | derived
+
+
+class Progress:
+    """A run's counts, kept up to date by `update`.
+
+    A proposal counts once, however often a queue that delivers at least once had it judged.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._run: Run = folder.read()
+        self._batches = Seen()
+        self.bases, self.judged = Seen(), Seen()
+        self.failed = Seen()  # ids of base prompts and of proposals that were given up
+        self.tally = Tally()
+
+    def update(self) -> Tally:
+        tally = self.tally
+        if not tally.enqueued:
+            self._run = self._folder.read()
+            self._count_inputs()
+        for record in self.new_records():
+            category = tally.by_category.setdefault(
+                record.proposal.prompt.category, CategoryTally()
+            )
+            if record.verdict.accepted:
+                tally.accepted += 1
+                category.accepted += 1
+            else:
+                tally.rejected += 1
+                category.rejected += 1
+        for failure in self._new_failures():
+            per_failure = self._run.proposals_per_base if failure.stage == "prompt" else 1
+            tally.failed += per_failure
+        tally.prompted = sum(1 for _ in self._folder.prompted_ids())
+        tally.drawn = sum(1 for _ in self._folder.image_ids())
+        return tally
+
+    def _count_inputs(self) -> None:
+        tally, total = self.tally, self._run.base_prompts
+        if total is None:
+            for batch in self._folder.inputs():
+                for base in batch.bases:
+                    self.bases.add(base.id)
+            total = len(self.bases)
+        else:
+            tally.enqueued = True
+        tally.base_prompts = total
+        tally.expected = total * self._run.proposals_per_base
+
+    def new_records(self) -> Iterator[Record]:
+        """The records that no earlier call has given, each proposal's once."""
+        for batch_id in self._folder.record_batches():
+            if self._batches.add(batch_id):
+                for record in self._folder.records_of(batch_id):
+                    if self.judged.add(record.id):
+                        yield record
+
+    def _new_failures(self) -> Iterator[Failure]:
+        for failure_id in self._folder.failed_ids():
+            if failure_id not in self.judged and self.failed.add(failure_id):
+                yield self._folder.read_failure(failure_id)
+
+
+def failures(folder: RunFolder) -> Iterator[Failure]:
+    """Every failure of a run; a stream, in no order."""
+    return map(folder.read_failure, folder.failed_ids())
+
+
+def records(folder: RunFolder) -> Iterator[Record]:
+    """Every record of a run, each proposal's once; a stream, in no order."""
+    yield from Progress(folder).new_records()

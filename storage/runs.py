@@ -1,0 +1,168 @@
+"""The layout of a run in the store. The only place that spells a key.
+
+    runs/<run>/run.json                      the frozen configuration
+    runs/<run>/inputs/<prompt-batch-id>.jsonl  base prompts as they were enqueued
+    runs/<run>/prompts/<base-id>.json        the detailed prompts of one base prompt
+    runs/<run>/images/<proposal-id>.png      the picture, lossless
+    runs/<run>/records/<batch-id>.jsonl      the records of one verified batch
+    runs/<run>/failures/<id>.json            what was given up
+
+Inputs are kept so that a run can be finished from the store alone, whatever became of the queue.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.config import Run
+from pipeline.errors import InputError
+from pipeline.types import (
+    BasePrompt,
+    DetailedPrompt,
+    Failure,
+    PromptBatch,
+    ProposalBatch,
+    Record,
+    RunName,
+)
+from storage.objects import ObjectNotFound, ObjectStore
+
+_PROMPTS = TypeAdapter(tuple[DetailedPrompt, ...])
+_RUN_NAME = TypeAdapter(RunName)
+
+
+def check_run_name(name: str) -> str:
+    """The name itself. Raises InputError if it cannot become a part of a key."""
+    try:
+        return _RUN_NAME.validate_python(name)
+    except ValidationError:
+        shown = name if len(name) <= 80 else f"{name[:77]}..."
+        raise InputError(
+            f"run name {shown!r}: use 1 to 64 of a-z, 0-9, '.', '_' and '-', "
+            "beginning with a letter or a digit"
+        ) from None
+
+
+def run_names(store: ObjectStore) -> list[str]:
+    """The runs that the store holds, sorted."""
+    keys = (key.split("/") for key in store.list("runs/"))
+    return sorted({parts[1] for parts in keys if parts[2:] == ["run.json"]})
+
+
+class RunFolder:
+    """One run in the store: what was asked, what was made of it."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        self.store = store
+        self.name = check_run_name(name)
+
+    def _key(self, *parts: str) -> str:
+        return "/".join(("runs", self.name, *parts))
+
+    def _ids(self, kind: str) -> Iterator[str]:
+        for key in self.store.list(self._key(kind, "")):
+            yield key.rpartition("/")[2].partition(".")[0]
+
+    # The configuration
+
+    def exists(self) -> bool:
+        return self.store.exists(self._key("run.json"))
+
+    def read(self) -> Run:
+        """Raises InputError if there is no such run."""
+        try:
+            return Run.model_validate_json(self.store.get(self._key("run.json")))
+        except ObjectNotFound:
+            known = ", ".join(run_names(self.store)[:8]) or "none"
+            raise InputError(
+                f"no run {self.name!r} in {self.store.address} (there: {known})"
+            ) from None
+
+    def write(self, run: Run) -> None:
+        self.store.put(self._key("run.json"), run.model_dump_json(indent=1).encode())
+
+    # Base prompts
+
+    def write_input(self, batch: PromptBatch) -> None:
+        lines = (base.model_dump_json() for base in batch.bases)
+        self.store.put(self._key("inputs", f"{batch.id}.jsonl"), _jsonl(lines))
+
+    def inputs(self) -> Iterator[PromptBatch]:
+        """Every batch of base prompts that was enqueued."""
+        for key in self.store.list(self._key("inputs", "")):
+            bases = tuple(map(BasePrompt.model_validate_json, self.store.get(key).splitlines()))
+            yield PromptBatch(run=self.name, bases=bases)
+
+    # Detailed prompts
+
+    def read_prompts(self, base: BasePrompt) -> tuple[DetailedPrompt, ...] | None:
+        """None if the base prompt has none yet."""
+        try:
+            return _PROMPTS.validate_json(self.store.get(self._key("prompts", f"{base.id}.json")))
+        except ObjectNotFound:
+            return None
+
+    def write_prompts(self, base: BasePrompt, prompts: Iterable[DetailedPrompt]) -> None:
+        data = _PROMPTS.dump_json(tuple(prompts))
+        self.store.put(self._key("prompts", f"{base.id}.json"), data)
+
+    def prompted_ids(self) -> Iterator[str]:
+        return self._ids("prompts")
+
+    # Pictures
+
+    def image_key(self, proposal_id: str) -> str:
+        """Below the run, as a record names it."""
+        return f"images/{proposal_id}.png"
+
+    def has_image(self, proposal_id: str) -> bool:
+        return self.store.exists(self._key(self.image_key(proposal_id)))
+
+    def read_image(self, proposal_id: str) -> bytes:
+        """Raises ObjectNotFound."""
+        return self.store.get(self._key(self.image_key(proposal_id)))
+
+    def write_image(self, proposal_id: str, png: bytes) -> None:
+        self.store.put(self._key(self.image_key(proposal_id)), png)
+
+    def image_ids(self) -> Iterator[str]:
+        return self._ids("images")
+
+    # Records
+
+    def has_records(self, batch: ProposalBatch) -> bool:
+        return self.store.exists(self._key("records", f"{batch.id}.jsonl"))
+
+    def write_records(self, batch: ProposalBatch, records: Iterable[Record]) -> None:
+        lines = (record.model_dump_json() for record in records)
+        self.store.put(self._key("records", f"{batch.id}.jsonl"), _jsonl(lines))
+
+    def record_batches(self) -> Iterator[str]:
+        """The ids of the batches that have records."""
+        return self._ids("records")
+
+    def records_of(self, batch_id: str) -> list[Record]:
+        lines = self.store.get(self._key("records", f"{batch_id}.jsonl")).splitlines()
+        return [Record.model_validate_json(line) for line in lines]
+
+    # Failures
+
+    def write_failure(self, failure: Failure) -> None:
+        data = failure.model_dump_json(indent=1).encode()
+        self.store.put(self._key("failures", f"{failure.id}.json"), data)
+
+    def failed_ids(self) -> Iterator[str]:
+        return self._ids("failures")
+
+    def read_failure(self, failure_id: str) -> Failure:
+        return Failure.model_validate_json(
+            self.store.get(self._key("failures", f"{failure_id}.json"))
+        )
+
+    def forget_failure(self, failure_id: str) -> None:
+        """So that a resumed run tries it again."""
+        self.store.delete(self._key("failures", f"{failure_id}.json"))
+
+
+def _jsonl(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -1,0 +1,104 @@
+"""Trying again what time may heal, and giving up, on record, what it will not.
+
+A store or a broker that is away fails the task, and Celery sends it again later (`PATIENT`).
+Anything else is about the items: tried a few times, then one by one, so that one bad item costs no
+other, then recorded as a failure.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tenacity
+from celery import Task
+from redis import RedisError
+
+from pipeline.errors import InputError, ItemError, ServiceError
+from pipeline.types import Failure, Proposal
+from workers import resources
+
+TRIES = 3  # for an error that nobody foresaw
+ENDPOINT_TRIES = 8  # for a model behind a network that is away or busy: about two minutes
+REDELIVERIES = 3  # of one batch, after which it is held to kill workers
+
+PATIENT: dict[str, Any] = {
+    "bind": True,
+    "autoretry_for": (ServiceError, RedisError),
+    "max_retries": 30,
+    "retry_backoff": 1,
+    "retry_backoff_max": 30,
+}
+"""Options of a task that outlives a quarter of an hour without store or broker."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class GivenUp(Exception):
+    """Work that failed for good: the last error, and how often it was tried."""
+
+    def __init__(self, error: BaseException, tries: int) -> None:
+        super().__init__(f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}")
+        self.tries = tries
+
+
+def persist(work: Callable[[], Result]) -> Result:
+    """What `work` returns, tried again after a growing pause. Raises GivenUp."""
+    try:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_not_exception_type((ItemError, InputError)),
+            wait=tenacity.wait_exponential_jitter(initial=0.2, max=30),
+            stop=_enough,
+        )(work)
+    except tenacity.RetryError as error:
+        cause = error.last_attempt.exception()
+        assert cause is not None
+        raise GivenUp(cause, error.last_attempt.attempt_number) from cause
+    except (ItemError, InputError) as error:
+        raise GivenUp(error, 1) from error
+
+
+def divide(
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], list[Result]],
+    give_up: Callable[[Item, GivenUp], None],
+) -> list[tuple[Item, Result]]:
+    """Each item with what `work` makes of all together; if that fails, of each alone.
+
+    Items that fail alone are given up and left out.
+    """
+    if not items:
+        return []
+    try:
+        return list(zip(items, persist(lambda: work(items)), strict=True))
+    except GivenUp as error:
+        if len(items) > 1:
+            return [pair for item in items for pair in divide([item], work, give_up)]
+        give_up(items[0], error)
+        return []
+
+
+def give_up(run: str, stage: str, proposal: Proposal, error: GivenUp) -> None:
+    """Put it on record that a proposal will have no verdict."""
+    resources.folder(run).write_failure(
+        Failure(
+            id=proposal.id,
+            stage=stage,
+            subject=proposal.prompt.text,
+            error=str(error),
+            tries=error.tries,
+        )
+    )
+
+
+def kills_workers(task: Task, batch_id: str) -> GivenUp | None:
+    """The error of a batch on which so many workers died that it must not be tried again."""
+    if not (task.request.delivery_info or {}).get("redelivered"):
+        return None
+    if resources.broker().count_redelivery(f"{task.name}:{batch_id}") <= REDELIVERIES:
+        return None
+    return GivenUp(ItemError(f"workers died on its batch {batch_id}"), REDELIVERIES)
+
+
+def _enough(state: tenacity.RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    return state.attempt_number >= (ENDPOINT_TRIES if isinstance(error, ServiceError) else TRIES)

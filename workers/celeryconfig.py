@@ -1,0 +1,50 @@
+"""Celery's settings: at-least-once delivery of JSON messages, and no results.
+
+Read when the app is first used, not when it is imported. Why each is as it is stands beside it.
+"""
+
+from workers.embedded import broker_url as _broker_url
+from workers.settings import settings as _settings
+
+broker_url = _broker_url(_settings())
+include = ["workers.prompt", "workers.propose", "workers.verify"]
+
+# JSON only: a pickled message could run code.
+accept_content = ["json"]
+task_serializer = "json"
+
+# The store is the truth. Results would fill Redis and slow it by an order of magnitude.
+task_ignore_result = True
+
+# A message is done when its work is stored, also when a worker dies half way.
+task_acks_late = True
+task_reject_on_worker_lost = True
+worker_prefetch_multiplier = 1
+
+# One model in one process; `-c` raises it, for prompt workers that wait for an endpoint.
+worker_concurrency = 1
+
+task_default_queue = "prompt"
+
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_transport_options = {
+    # Longer than any batch, or work is done twice for ever.
+    "visibility_timeout": _settings().dispatch.visibility_timeout_s,
+    # Looks for messages of dead workers every few seconds instead of every minute or so.
+    "unacked_restore_interval": 2,
+    "unacked_restore_throttle": 1,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+}
+
+# A link of a chain that cannot be published is lost, so keep trying while Redis is away. A large
+# number, since None is capped.
+task_publish_retry_policy = {
+    "max_retries": 1_000_000,
+    "interval_start": 0.2,
+    "interval_step": 0.5,
+    "interval_max": 3,
+}
+
+worker_hijack_root_logger = False

@@ -1,0 +1,68 @@
+"""The command line: `ppv`."""
+
+import sys
+
+import typer
+
+from pipeline.errors import InputError, PpvError, ServiceError
+from workers.cli import (
+    cancel,
+    demo,
+    doctor,
+    enqueue,
+    export,
+    report,
+    reproduce,
+    resume,
+    run,
+    status,
+    strip,
+    up,
+)
+
+cli = typer.Typer(
+    name="ppv",
+    help="Prompt, propose, verify: make the picture dataset that does not exist yet.",
+    epilog="Exit codes: 0 done; 1 finished with failures; 2 wrong input or configuration; "
+    "3 a service cannot be reached. Workers: celery -A workers worker -Q prompt|propose|verify",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (
+    demo,
+    run,
+    up,
+    enqueue,
+    status,
+    resume,
+    cancel,
+    export,
+    report,
+    strip,
+    reproduce,
+    doctor,
+):
+    cli.command()(getattr(module, module.__name__.rpartition(".")[2]))
+
+
+def main() -> None:
+    """Run a command; what goes wrong on purpose is one line and an exit code, no traceback."""
+    try:
+        cli()
+    except InputError as error:
+        sys.exit(_say(error, 2))
+    except ServiceError as error:
+        sys.exit(_say(error, 3))
+    except PpvError as error:
+        sys.exit(_say(error, 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"ppv: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,22 @@
+"""`ppv cancel`: stop a run."""
+
+from workers.cli import options
+
+
+def cancel(run: options.Run, set_: options.Set = None) -> None:
+    """Stop what is queued: workers drop the run's messages, the rest of the queue goes on.
+
+    What is done stays done; `ppv resume` goes on later.
+    """
+    from storage.runs import RunFolder
+    from workers.broker import Broker
+    from workers.embedded import broker_url, store_of
+    from workers.settings import settings
+
+    config = settings()
+    broker = Broker(broker_url(config))
+    broker.ping()
+    folder = RunFolder(store_of(config), run)
+    folder.read()
+    broker.cancel(folder.name)
+    print(f"run {folder.name} is cancelled; `ppv resume {folder.name}` goes on with it")

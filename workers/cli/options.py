@@ -1,0 +1,52 @@
+"""Options that commands share.
+
+Command modules import nothing heavy before they run, so that `ppv --help` is quick.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def _override(assignments: list[str] | None) -> list[str] | None:
+    from workers.settings import override
+
+    for assignment in assignments or ():
+        override(assignment)
+    return assignments
+
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting for this call, such as proposer.batch_size=8; may be repeated.",
+        callback=_override,
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Where report.html and dataset/ go; ppv-out/RUN by default.")
+]
+InputFormat = Annotated[
+    Literal["txt", "jsonl", "csv"] | None,
+    typer.Option("--format", help="What FILE holds; by default its ending says."),
+]
+ExportFormat = Annotated[
+    Literal["hf", "webdataset", "imagefolder"],
+    typer.Option("--format", help="hf is what datasets.load_dataset reads."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help='Base prompts: .txt (one a line), .jsonl or .csv (a field or column "prompt"); '
+        '"-" is standard input.',
+    ),
+]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="The run's name; by default that of the file.")
+]

@@ -1,0 +1,125 @@
+"""What a person sees while a run goes on: a bar a stage, or plain lines in a pipe."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from storage.progress import Tally
+
+_PLAIN_EVERY_S = 5.0
+
+console = Console(stderr=True, highlight=False)
+
+
+class Show(Protocol):
+    def __call__(self, tally: Tally) -> None: ...
+
+
+@contextmanager
+def showing() -> Iterator[Show]:
+    """A function to be called with each new tally."""
+    if not console.is_terminal:
+        yield _PlainLines()
+        return
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description:<8}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {
+            stage: bars.add_task(stage, total=None, note="")
+            for stage in ("prompt", "propose", "verify")
+        }
+        self._rates = {stage: _Rate() for stage in self._tasks}
+
+    def __call__(self, tally: Tally) -> None:
+        judged = (
+            f"[green]{tally.accepted} accepted[/] [dim]{tally.rejected} rejected[/]"
+            + (f" [red]{tally.failed} failed[/]" if tally.failed else "")
+        )
+        failed = tally.failed
+        self._update("prompt", tally.prompted, tally.base_prompts, "base prompts")
+        self._update("propose", tally.drawn, tally.expected - failed, "images")
+        self._update("verify", tally.judged, tally.expected - failed, judged)
+
+    def _update(self, stage: str, done: int, total: int, note: str) -> None:
+        rate = self._rates[stage].per_second(done)
+        note += f" [dim]{rate:.1f}/s[/]" if rate else ""
+        self._bars.update(self._tasks[stage], completed=done, total=total or None, note=note)
+
+
+class _PlainLines:
+    """One line every few seconds, and one at the end."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def __call__(self, tally: Tally) -> None:
+        if time.monotonic() - self._last < _PLAIN_EVERY_S and not tally.finished:
+            return
+        self._last = time.monotonic()
+        print(
+            f"prompted {tally.prompted}/{tally.base_prompts}, drawn {tally.drawn}, judged "
+            f"{tally.judged}/{tally.expected}: {tally.accepted} accepted, {tally.rejected} "
+            f"rejected, {tally.failed} failed",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class _Rate:
+    """Things a second since the first look that found new ones."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def per_second(self, done: int) -> float:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        since, before = self._first
+        return (done - before) / (now - since) if now - since > 1 else 0.0
+
+
+def summary(name: str, tally: Tally) -> Table:
+    """Acceptance by category, and what is missing."""
+    table = Table(title=f"run {name}", title_justify="left")
+    for column in ("category", "accepted", "rejected", "acceptance"):
+        table.add_column(column, justify="left" if column == "category" else "right")
+    for category, counts in sorted(tally.by_category.items()):
+        share = counts.accepted / (counts.accepted + counts.rejected)
+        table.add_row(category, str(counts.accepted), str(counts.rejected), f"{share:.0%}")
+    share = f"{tally.accepted / tally.judged:.0%}" if tally.judged else "-"
+    table.add_section()
+    table.add_row("all", str(tally.accepted), str(tally.rejected), share)
+    table.caption = (
+        f"{tally.expected} proposals expected, {tally.failed} failed, {tally.missing} missing"
+    )
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,89 @@
+"""A run from beginning to end on this machine, for the commands that wait for one."""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from storage.progress import Tally
+from storage.runs import RunFolder
+from workers import dispatch
+from workers.cli.results import write_dataset, write_page
+from workers.cli.session import Session, session
+from workers.cli.show import console, showing, summary
+from workers.fleet import Crew, Watch
+from workers.inputs import Format, read_bases
+
+_FAILURES_SHOWN = 10
+
+
+def work(file: str, run_name: str, out: Path, format: Format | None = None) -> None:
+    """Enqueue, work, wait, export. Exits with 1 if something failed."""
+    with session() as here:
+        folder = dispatch.open_run(here.store, here.settings, run_name)
+        with showing() as show, Crew(here.settings) as crew:
+            watch = Watch(folder, here.settings, here.broker, crew, show)
+            counts = dispatch.enqueue(
+                folder,
+                read_bases(file, format),
+                here.broker,
+                here.settings.dispatch,
+                while_waiting=watch.look,
+            )
+            tally = watch.until_done()
+        _say_what_was_read(counts, tally)
+        _conclude(here, folder, tally, out)
+
+
+def finish(run_name: str, out: Path, *, failed: bool) -> None:
+    """Go on with what is missing, for `ppv resume`; with what failed, too, if asked."""
+    with session() as here:
+        folder = RunFolder(here.store, run_name)
+        folder.read()
+        here.broker.revive(folder.name)
+        with showing() as show, Crew(here.settings) as crew:
+            watch = Watch(folder, here.settings, here.broker, crew, show)
+            dispatch.send_missing(
+                folder, watch.progress, here.broker, here.settings.dispatch, watch.look
+            )
+            tally = watch.until_done()
+            if failed and dispatch.forget_failures(folder):
+                # Only now, that nothing is under way: a batch must not change while it is.
+                watch = Watch(folder, here.settings, here.broker, crew, show)
+                dispatch.send_missing(
+                    folder, watch.progress, here.broker, here.settings.dispatch, watch.look
+                )
+                tally = watch.until_done()
+        _conclude(here, folder, tally, out)
+
+
+def _say_what_was_read(counts: dispatch.Enqueued, tally: Tally) -> None:
+    if counts.duplicates:
+        console.print(f"{counts.duplicates} duplicate base prompts were done once")
+    if not counts.sent and tally.finished:
+        console.print("everything was done already")
+
+
+def _conclude(here: Session, folder: RunFolder, tally: Tally, out: Path) -> None:
+    """Write dataset and report and say what came of the run."""
+    if here.broker.is_cancelled(folder.name):
+        console.print(f"run {folder.name} was cancelled; `ppv resume {folder.name}` goes on")
+        raise typer.Exit(1)
+    console.print("[dim]writing dataset and report[/]")
+    write_dataset(folder, tally, out / "dataset", "hf")
+    write_page(folder, tally, out / "report.html")
+    console.print(summary(folder.name, tally))
+    print(f"report   {out / 'report.html'}\ndataset  {out / 'dataset'}")
+    if tally.failed:
+        _list_failures(folder)
+        raise typer.Exit(1)
+
+
+def _list_failures(folder: RunFolder) -> None:
+    failures = sorted(folder.failed_ids())
+    for failure_id in failures[:_FAILURES_SHOWN]:
+        failure = folder.read_failure(failure_id)
+        print(f"failed in {failure.stage}: {failure.subject[:60]!r}: {failure.error}", file=sys.stderr)
+    if len(failures) > _FAILURES_SHOWN:
+        print(f"... and {len(failures) - _FAILURES_SHOWN} more, all in the report", file=sys.stderr)
+    print(f"to try them again: ppv resume {folder.name} --failed", file=sys.stderr)

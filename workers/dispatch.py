@@ -1,0 +1,219 @@
+"""Starting a run, feeding it in a bounded window, and sending again what got lost.
+
+The window keeps Redis small: base prompts are sent only while few messages wait. What is missing is
+worked out from the store, so whatever happens to a queue costs time only.
+"""
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+
+from pipeline.config import Run
+from pipeline.errors import InputError
+from pipeline.models import fingerprint
+from pipeline.taxonomy import load_taxonomy
+from pipeline.types import (
+    BasePrompt,
+    DetailedPrompt,
+    PromptBatch,
+    Proposal,
+    ProposalBatch,
+)
+from storage.objects import ObjectStore
+from storage.progress import Progress
+from storage.runs import RunFolder
+from storage.seen import Seen
+from workers import canvas
+from workers.broker import Broker
+from workers.settings import DispatchConfig, Settings
+
+LIBRARIES = ("torch", "diffusers", "transformers", "celery", "pillow")
+_POLL_S = 0.05
+
+
+@dataclass
+class Enqueued:
+    """What came of an input, in base prompts."""
+
+    sent: int = 0
+    duplicates: int = 0  # lines that repeat an earlier one of the same input
+    known: int = 0  # that the run had already
+
+
+def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
+    """The run of this name, made now if there is none.
+
+    Raises InputError if there is one with another configuration, or with other weights.
+    """
+    folder = RunFolder(store, name)
+    run = Run(
+        name=folder.name,
+        prompter=settings.prompter,
+        taxonomy=load_taxonomy(settings.prompter.taxonomy),
+        proposer=settings.proposer,
+        proposers=(fingerprint(settings.proposer.model, "base"),),
+        verifier=settings.verifier,
+        verifier_ref=fingerprint(settings.verifier.model, "verifier"),
+        versions={library: importlib.metadata.version(library) for library in LIBRARIES},
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    if folder.exists():
+        key, there, here = _first_difference(folder.read().identity, run.identity)
+        if key:
+            raise InputError(
+                f"run {name!r} exists with another configuration: {key} is {there!r} there and "
+                f"{here!r} now; take another --run name"
+            )
+    else:
+        folder.write(run)
+    return folder
+
+
+def enqueue(
+    folder: RunFolder,
+    bases: Iterable[BasePrompt],
+    broker: Broker,
+    dispatch: DispatchConfig,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> Enqueued:
+    """Send base prompts as fast as they are worked on; those that the run has already, not again.
+
+    Memory and Redis stay the same for any number of them. Each batch is written to the store
+    before it is sent.
+    """
+    counts = Enqueued()
+    broker.revive(folder.name)
+    with Seen() as known, Seen() as read:
+        for batch in folder.inputs():
+            for base in batch.bases:
+                known.add(base.id)
+        fresh = _fresh(bases, known, read, counts)
+        while chunk := _take(fresh, dispatch.bases_per_message):
+            batch = PromptBatch(run=folder.name, bases=chunk)
+            folder.write_input(batch)
+            _wait_for_room(broker, dispatch, while_waiting)
+            canvas.send_prompts(batch)
+            counts.sent += len(chunk)
+        folder.write(folder.read().model_copy(update={"base_prompts": len(known)}))
+    return counts
+
+
+def send_missing(
+    folder: RunFolder,
+    progress: Progress,
+    broker: Broker,
+    dispatch: DispatchConfig,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> int:
+    """Send again what has neither record nor failure; returns how many messages that took.
+
+    To be called when nothing waits in the queues; then the batches are the same as before, and
+    work that is under way after all is done twice but kept once.
+    """
+    run = folder.read()
+    messages = 0
+    for batch in folder.inputs():
+        bases, prompts = _unfinished(folder, progress, batch)
+        if bases:
+            _wait_for_room(broker, dispatch, while_waiting)
+            canvas.send_prompts(PromptBatch(run=run.name, bases=tuple(bases)))
+            messages += 1
+        for missing in _without_judged(canvas.batches(run, prompts), progress):
+            _wait_for_room(broker, dispatch, while_waiting)
+            canvas.send_proposals([missing])
+            messages += 1
+    return messages
+
+
+def forget_failures(folder: RunFolder) -> int:
+    """So that they are tried again; returns how many there were."""
+    failures = list(folder.failed_ids())
+    for failure in failures:
+        folder.forget_failure(failure)
+    return len(failures)
+
+
+def _unfinished(
+    folder: RunFolder, progress: Progress, batch: PromptBatch
+) -> tuple[list[BasePrompt], list[DetailedPrompt]]:
+    """The base prompts without detailed prompts, and the detailed prompts of the others."""
+    bases: list[BasePrompt] = []
+    prompts: list[DetailedPrompt] = []
+    for base in batch.bases:
+        if base.id in progress.failed:
+            continue
+        stored = folder.read_prompts(base)
+        if stored is None:
+            bases.append(base)
+        else:
+            prompts += stored
+    return bases, prompts
+
+
+def _without_judged(
+    batches: Iterable[ProposalBatch], progress: Progress
+) -> Iterator[ProposalBatch]:
+    """The batches, less the proposals that have a record or a failure."""
+
+    def missing(proposal: Proposal) -> bool:
+        return proposal.id not in progress.judged and proposal.id not in progress.failed
+
+    for batch in batches:
+        draws = tuple(
+            draw
+            for draw, proposal in zip(batch.draws, batch.proposals, strict=True)
+            if missing(proposal)
+        )
+        if draws:
+            yield batch if len(draws) == len(batch.draws) else ProposalBatch(
+                run=batch.run, proposer=batch.proposer, sampler=batch.sampler, draws=draws
+            )
+
+
+def _fresh(
+    bases: Iterable[BasePrompt], known: Seen, read: Seen, counts: Enqueued
+) -> Iterator[BasePrompt]:
+    """Those that are new; the others are counted."""
+    for base in bases:
+        if not read.add(base.id):
+            counts.duplicates += 1
+        elif not known.add(base.id):
+            counts.known += 1
+        else:
+            yield base
+
+
+def _take(bases: Iterator[BasePrompt], count: int) -> tuple[BasePrompt, ...]:
+    return tuple(islice(bases, count))
+
+
+def _wait_for_room(
+    broker: Broker, dispatch: DispatchConfig, while_waiting: Callable[[], None]
+) -> None:
+    """Until few enough messages wait in the queues."""
+    while True:
+        depths = broker.depths()
+        if (
+            depths["prompt"] < dispatch.max_prompt_messages
+            and depths["propose"] + depths["verify"] < dispatch.max_image_messages
+        ):
+            return
+        while_waiting()
+        time.sleep(_POLL_S)
+
+
+def _first_difference(
+    there: dict[str, object], here: dict[str, object], prefix: str = ""
+) -> tuple[str, object, object]:
+    """The first key, with dots, whose values differ, and both values; ("", None, None) if none."""
+    for key in sorted(there.keys() | here.keys()):
+        a, b = there.get(key), here.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            if (found := _first_difference(a, b, f"{prefix}{key}."))[0]:
+                return found
+        elif a != b:
+            return prefix + key, a, b
+    return "", None, None

@@ -1,0 +1,19 @@
+"""Flower's options unless others are given: on loopback, behind a login.
+
+Flower runs this file; workers/__init__.py points it here. FLOWER_BASIC_AUTH, FLOWER_ADDRESS and
+the command line's options win.
+"""
+
+import os
+import sys
+
+from workers.private import kept_password
+from workers.settings import settings
+
+_password_file = settings().state_dir / "flower-password"
+
+if "FLOWER_ADDRESS" not in os.environ:
+    address = "127.0.0.1"
+if "FLOWER_BASIC_AUTH" not in os.environ:
+    basic_auth = [f"ppv:{kept_password(_password_file)}"]
+    print(f"Flower's login: ppv, with the password in {_password_file}", file=sys.stderr)

@@ -1,0 +1,66 @@
+"""What a worker works with: store, broker and models, each loaded once, when first needed."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pipeline.config import ProposerConfig, Run, VerifierConfig
+from pipeline.prompter import Prompter, load_prompter
+from pipeline.types import ModelRef
+from storage.runs import RunFolder
+from workers.broker import Broker
+from workers.embedded import broker_url, store_of
+from workers.settings import settings
+
+if TYPE_CHECKING:
+    from pipeline.proposer.diffusion import Proposer
+    from pipeline.verifier.vilt import Verifier
+
+
+@lru_cache(maxsize=1)
+def broker() -> Broker:
+    return Broker(broker_url(settings()))
+
+
+@lru_cache(maxsize=64)
+def folder(run: str) -> RunFolder:
+    return RunFolder(store_of(settings()), run)
+
+
+@lru_cache(maxsize=64)
+def run(name: str) -> Run:
+    """A run's configuration; frozen, so it is read once."""
+    return folder(name).read()
+
+
+@lru_cache(maxsize=16)
+def prompter(name: str) -> Prompter:
+    return load_prompter(run(name))
+
+
+# Models are kept one at a time: two would hardly fit on one GPU.
+
+
+@lru_cache(maxsize=1)
+def proposer(config: ProposerConfig, ref: ModelRef) -> "Proposer":
+    from pipeline.proposer.diffusion import DiffusionProposer
+
+    _quiet()
+    return DiffusionProposer.load(config, ref)
+
+
+@lru_cache(maxsize=1)
+def verifier(config: VerifierConfig, ref: ModelRef) -> "Verifier":
+    from pipeline.verifier.vilt import Verifier
+
+    _quiet()
+    return Verifier.load(config, ref)
+
+
+def _quiet() -> None:
+    """Keep loading bars and advice out of a worker's log; what is cut off is on record anyway."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
