@@ -69,7 +69,9 @@ class Run(Frozen):
     @property
     def prompter_digest(self) -> str:
         """What determines the detailed prompts of a base prompt."""
-        return digest({"config": self.prompter.model_dump(), "taxonomy": self.taxonomy.model_dump()})
+        return digest(
+            {"config": self.prompter.model_dump(), "taxonomy": self.taxonomy.model_dump()}
+        )
 
     @property
     def proposals_per_base(self) -> int:

@@ -69,10 +69,13 @@ class ModelRef(Frozen):
 
 
 class Sampler(Frozen):
-    """How a proposer draws; every field reaches the diffusers pipeline by this name."""
+    """How a proposer draws; every field reaches the diffusers pipeline by this name.
 
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 15
-    guidance_scale: Annotated[float, Field(ge=0.0, le=50.0)] = 4.0
+    The defaults suit the miniature; SDXL wants about 30 steps and a guidance of 5 to 7.
+    """
+
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 16
+    guidance_scale: Annotated[float, Field(ge=0.0, le=50.0)] = 2.0
     negative_prompt: str = ""
     height: Annotated[int, Field(ge=8, le=8192)] | None = None  # pixels; None: the model's own
     width: Annotated[int, Field(ge=8, le=8192)] | None = None

@@ -55,7 +55,7 @@ class FolderStore:
                         file.write(data)
                         file.flush()
                         os.fsync(file.fileno())
-                    os.replace(partial, path)
+                    partial.replace(path)
                 except BaseException:
                     with suppress(OSError):
                         partial.unlink()

@@ -20,8 +20,8 @@ class Broker:
     """A connection to the Redis that carries the queues."""
 
     def __init__(self, url: str) -> None:
-        self.address = address_of(url)
         try:
+            self.address = address_of(url)
             self._redis = redis.Redis.from_url(
                 url,
                 socket_connect_timeout=3,
@@ -29,8 +29,11 @@ class Broker:
                 retry=Retry(ExponentialBackoff(cap=0.5), retries=3),
                 decode_responses=True,
             )
-        except ValueError as error:
-            raise InputError(f"broker_url {self.address!r}: {error}") from None
+        except ValueError:  # whose message may hold a part of the password
+            raise InputError(
+                "broker_url is no address of a Redis: write redis://:password@host:port/0, with "
+                "special characters of the password percent-encoded"
+            ) from None
 
     def ping(self) -> None:
         """Raises ServiceError, with the address, if nobody answers or the password is wrong."""

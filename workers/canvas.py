@@ -9,6 +9,7 @@ result; that a run is complete is seen in the store.
 """
 
 from collections.abc import Iterable, Iterator
+
 from celery import Signature, chain, group
 
 from pipeline.config import Run

@@ -3,10 +3,15 @@
 Read when the app is first used, not when it is imported. Why each is as it is stands beside it.
 """
 
+from pipeline.errors import PpvError as _PpvError
 from workers.embedded import broker_url as _broker_url
 from workers.settings import settings as _settings
 
-broker_url = _broker_url(_settings())
+try:
+    broker_url = _broker_url(_settings())
+except _PpvError as _error:
+    raise SystemExit(f"ppv: {_error}") from None
+
 include = ["workers.prompt", "workers.propose", "workers.verify"]
 
 # JSON only: a pickled message could run code.

@@ -9,10 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
+from typing import TypeVar
+
+import tenacity
 
 from pipeline.config import Run
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ServiceError
 from pipeline.models import fingerprint
 from pipeline.taxonomy import load_taxonomy
 from pipeline.types import (
@@ -31,7 +35,11 @@ from workers.broker import Broker
 from workers.settings import DispatchConfig, Settings
 
 LIBRARIES = ("torch", "diffusers", "transformers", "celery", "pillow")
+PATIENCE_S = 120.0  # with a store or a broker that is away
+
 _POLL_S = 0.05
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -93,7 +101,7 @@ def enqueue(
         fresh = _fresh(bases, known, read, counts)
         while chunk := _take(fresh, dispatch.bases_per_message):
             batch = PromptBatch(run=folder.name, bases=chunk)
-            folder.write_input(batch)
+            _patiently(partial(folder.write_input, batch), while_waiting)
             _wait_for_room(broker, dispatch, while_waiting)
             canvas.send_prompts(batch)
             counts.sent += len(chunk)
@@ -168,8 +176,12 @@ def _without_judged(
             if missing(proposal)
         )
         if draws:
-            yield batch if len(draws) == len(batch.draws) else ProposalBatch(
-                run=batch.run, proposer=batch.proposer, sampler=batch.sampler, draws=draws
+            yield (
+                batch
+                if len(draws) == len(batch.draws)
+                else ProposalBatch(
+                    run=batch.run, proposer=batch.proposer, sampler=batch.sampler, draws=draws
+                )
             )
 
 
@@ -195,7 +207,7 @@ def _wait_for_room(
 ) -> None:
     """Until few enough messages wait in the queues."""
     while True:
-        depths = broker.depths()
+        depths = _patiently(broker.depths, while_waiting)
         if (
             depths["prompt"] < dispatch.max_prompt_messages
             and depths["propose"] + depths["verify"] < dispatch.max_image_messages
@@ -203,6 +215,17 @@ def _wait_for_room(
             return
         while_waiting()
         time.sleep(_POLL_S)
+
+
+def _patiently(work: Callable[[], T], while_waiting: Callable[[], None]) -> T:
+    """What `work` returns, tried again while store or broker is away."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(ServiceError),
+        wait=tenacity.wait_fixed(1),
+        stop=tenacity.stop_after_delay(PATIENCE_S),
+        before_sleep=lambda state: while_waiting(),
+        reraise=True,
+    )(work)
 
 
 def _first_difference(

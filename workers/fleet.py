@@ -3,11 +3,11 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import ServiceError
+from pipeline.errors import RunStalled, ServiceError
 from storage.progress import Progress, Tally
 from storage.runs import RunFolder
 from workers import dispatch
@@ -22,11 +22,14 @@ _SHORTEST_PAUSE_S = 0.3
 
 
 class Crew:
-    """One Celery worker for each queue that nobody else consumes; started when first tended."""
+    """One Celery worker for each queue that nobody else consumes; started when first tended.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.children: list[Child] | None = None
+    services: children that are up already, to be tended too.
+    """
+
+    def __init__(self, settings: Settings, services: Sequence[Child] = ()) -> None:
+        self._settings, self._services = settings, services
+        self._workers: list[Child] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -37,27 +40,36 @@ class Crew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        stop_together(self.children or ())
+        stop_together(self._workers or ())
 
     def tend(self) -> bool:
         """Start those that are not there; say whether one had died.
 
         Raises ServiceError if one dies at every start.
         """
-        if self.children is None:
+        died = [service.tend() for service in self._services]
+        if self._workers is None:
             consumed = _consumed()
-            self.children = [
-                self._worker(queue).__enter__() for queue in QUEUES if queue not in consumed
+            self._workers = [
+                celery_worker(self._settings, queue).__enter__()
+                for queue in QUEUES
+                if queue not in consumed
             ]
-        return any([child.tend() for child in self.children])
+        died += [worker.tend() for worker in self._workers]
+        return any(died)
 
-    def _worker(self, queue: str) -> Child:
-        command = [sys.executable, "-m", "celery", "--app=workers", "worker", f"--queues={queue}"]
-        command += [f"--hostname={queue}-{os.getpid()}@%h", "--loglevel=WARNING"]
-        command += ["--without-gossip", "--without-mingle"]
-        # Two torch processes share these cores: one that waits must not spin.
-        quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-        return Child(f"worker-{queue}", command, self._settings.state_dir / "logs", quiet)
+
+def celery_worker(
+    settings: Settings, queue: str, app_module: str = "workers", environment: Mapping[str, str] = {}
+) -> Child:
+    """A Celery worker for one queue, as a child."""
+    command = [sys.executable, "-m", "celery", f"--app={app_module}", "worker"]
+    command += [f"--queues={queue}", f"--hostname={queue}-{os.getpid()}@%h", "--loglevel=WARNING"]
+    command += ["--without-gossip", "--without-mingle"]
+    # Two torch processes share these cores: one that waits must not spin.
+    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+    logs = settings.state_dir / "logs"
+    return Child(f"worker-{queue}", command, logs, quiet | dict(environment))
 
 
 def flower(settings: Settings, port: int) -> Child:
@@ -83,54 +95,69 @@ class Watch:
         self._next_look = 0.0
         self._done, self._changed_at, self._longest_silence_s = -1, time.monotonic(), 0.0
         self._resends, self._died = 0, False
+        self._away_since: float | None = None
+        self._over = False
 
     def look(self) -> None:
-        """Count, show, tend; cheap to call often."""
+        """Count, show, tend, and send again what got lost; cheap to call often.
+
+        Store and broker may be away for a while. Raises ServiceError when they stay away, and
+        RunStalled when what is missing does not come though it was sent again and again.
+        """
         started = time.monotonic()
         if started < self._next_look:
             return
-        tally = self.progress.update()
-        self._show(tally)
-        if not tally.finished:
+        try:
+            self._look(started)
+            self._away_since = None
+        except ServiceError:
+            self._away_since = self._away_since or started
+            if started - self._away_since > dispatch.PATIENCE_S:
+                raise
             self._died = self._crew.tend() or self._died
-        done = tally.prompted + tally.drawn + tally.judged + tally.failed
-        if done != self._done:
-            if self._done >= 0:
-                self._longest_silence_s = max(self._longest_silence_s, started - self._changed_at)
-            self._done, self._changed_at, self._resends = done, started, 0
         # A look costs the store a listing; at most a tenth of the time goes into that.
         ended = time.monotonic()
         self._next_look = ended + max(_SHORTEST_PAUSE_S, 9 * (ended - started))
 
     def until_done(self) -> Tally:
-        """Wait until every expected proposal has a record or a failure, or the run is cancelled.
-
-        Raises ServiceError if what is missing does not come though it was sent again and again.
-        """
+        """Wait until every expected proposal has a record or a failure, or the run is cancelled."""
         while True:
             self.look()
-            tally = self.progress.tally
-            if tally.finished or self._broker.is_cancelled(self._folder.name):
-                return tally
-            if self._is_stalled():
-                if self._resends == _MAX_RESENDS:
-                    raise ServiceError(
-                        f"{tally.missing} proposals of run {self._folder.name!r} do not come, "
-                        f"though they were sent {_MAX_RESENDS} times: look into the workers' "
-                        "logs, then `ppv resume`"
-                    )
-                dispatch.send_missing(self._folder, self.progress, self._broker, self._dispatch)
-                self._resends, self._died = self._resends + 1, False
-                self._changed_at = time.monotonic()
+            if self._over:
+                return self.progress.tally
             time.sleep(max(0.0, self._next_look - time.monotonic()))
 
-    def _is_stalled(self) -> bool:
+    def _look(self, now: float) -> None:
+        tally = self.progress.update()
+        self._show(tally)
+        self._over = tally.finished or self._broker.is_cancelled(self._folder.name)
+        if self._over:
+            return
+        self._died = self._crew.tend() or self._died
+        done = tally.prompted + tally.drawn + tally.judged + tally.failed
+        if done != self._done:
+            if self._done >= 0:
+                self._longest_silence_s = max(self._longest_silence_s, now - self._changed_at)
+            self._done, self._changed_at, self._resends = done, now, 0
+        elif tally.enqueued and self._is_stalled(now):
+            self._send_again(tally)
+
+    def _is_stalled(self, now: float) -> bool:
         """Nothing waits in a queue, and nothing has come for longer than a batch takes."""
         patience_s = max(self._dispatch.stall_s, 3 * self._longest_silence_s)
         if self._died:
             patience_s = _STALL_AFTER_DEATH_S
-        silent_s = time.monotonic() - self._changed_at
-        return silent_s > patience_s and not any(self._broker.depths().values())
+        return now - self._changed_at > patience_s and not any(self._broker.depths().values())
+
+    def _send_again(self, tally: Tally) -> None:
+        if self._resends == _MAX_RESENDS:
+            raise RunStalled(
+                f"{tally.missing} proposals of run {self._folder.name!r} do not come, though they "
+                f"were sent {_MAX_RESENDS} times: look into the workers' logs, then `ppv resume`"
+            )
+        dispatch.send_missing(self._folder, self.progress, self._broker, self._dispatch)
+        self._resends, self._died = self._resends + 1, False
+        self._changed_at = time.monotonic()
 
 
 def _consumed() -> set[str]:

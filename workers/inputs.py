@@ -10,6 +10,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Literal
 
@@ -21,14 +22,21 @@ Format = Literal["txt", "jsonl", "csv"]
 MAX_CHARACTERS = 2000
 _MAX_LINE_BYTES = 64 * 1024  # a longer line is not read to its end
 _FIELD = "prompt"
+_NO_TEXT = {"Cc": "the control character", "Cs": "the lone surrogate"}
 
 
 def read_bases(source: str, format: Format | None = None) -> Iterator[BasePrompt]:
     """The base prompts of a file, or of standard input for "-". Blank lines are passed over.
 
-    format: by default the file's ending, and txt for standard input.
+    The first is read at once, so that a file without any is known before anything is started for
+    it; the rest is a stream. format: by default the file's ending, and txt for standard input.
     Raises InputError, with the line, for what is no base prompt, and for a file without any.
     """
+    bases = _bases(source, format)
+    return chain([next(bases)], bases)
+
+
+def _bases(source: str, format: Format | None) -> Iterator[BasePrompt]:
     kind = format or _format_of(source)
     name = "standard input" if source == "-" else source
     found = False
@@ -48,7 +56,7 @@ def _format_of(source: str) -> Format:
     ending = Path(source).suffix.lower()
     for format in ("txt", "jsonl", "csv"):
         if ending == f".{format}":
-            return format  # type: ignore[return-value]
+            return format
     raise InputError(f"{source}: the ending says no format; use .txt, .jsonl or .csv, or --format")
 
 
@@ -56,7 +64,7 @@ def _open(source: str) -> IO[bytes]:
     if source == "-":
         return sys.stdin.buffer
     try:
-        return open(source, "rb")
+        return Path(source).open("rb")
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}") from None
 
@@ -99,6 +107,8 @@ def _json_text(line: str, where: str) -> str:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is broken JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError):  # a number of 5,000 digits, 5,000 brackets
+        raise InputError(f"{where} is JSON that nobody can read: too long or too deep") from None
     text = value.get(_FIELD) if isinstance(value, dict) else value
     if not isinstance(text, str):
         raise InputError(f'{where} needs an object with "{_FIELD}" as text, or a string')
@@ -110,7 +120,8 @@ def _csv_texts(lines: Iterator[tuple[int, str]], name: str) -> Iterator[tuple[in
 
     def texts() -> Iterable[str]:
         for numbers[0], line in lines:
-            yield line
+            if line.strip():  # a blank one is no header, and within quotes it adds nothing
+                yield line
 
     reader = csv.DictReader(texts(), strict=True)
     try:
@@ -133,8 +144,8 @@ def _base(text: str, where: str) -> BasePrompt | None:
             f"{where} has {len(text):,} characters; a base prompt has at most {MAX_CHARACTERS:,}"
         )
     for character in text:
-        if unicodedata.category(character) == "Cc":
-            raise InputError(f"{where} holds the control character U+{ord(character):04X}")
+        if kind := _NO_TEXT.get(unicodedata.category(character)):
+            raise InputError(f"{where} holds {kind} U+{ord(character):04X}: take it out")
     return BasePrompt(text=text)
 
 

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from pipeline.errors import ServiceError
 
@@ -91,10 +92,8 @@ class Child:
         """Until it has ended; by force if it takes longer than it may."""
         if self._process is None:
             return
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(self._stop_s)
-        except subprocess.TimeoutExpired:
-            pass
         self._signal(signal.SIGKILL)  # the whole group: a pool's children too
         self._process.wait()
 
@@ -119,13 +118,11 @@ class Child:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        try:
+        with suppress(ProcessLookupError):
             if number is signal.SIGKILL:
                 os.killpg(self._process.pid, number)
             else:
                 self._process.send_signal(number)
-        except ProcessLookupError:
-            pass
 
 
 def stop_together(children: Iterable[Child]) -> None:

@@ -15,9 +15,8 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
     batch = PromptBatch.model_validate(message)
     if resources.broker().is_cancelled(batch.run):
         return
-    prompts: list[DetailedPrompt] = []
-    for base in batch.bases:
-        prompts += _prompts_of(batch.run, base)
+    described = resources.threads().map(lambda base: _prompts_of(batch.run, base), batch.bases)
+    prompts = [prompt for prompts in described for prompt in prompts]
     canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts))
 
 

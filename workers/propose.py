@@ -39,6 +39,9 @@ def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
             batch.sampler,
         )
 
-    for proposal, drawing in attempts.divide(missing, draw, give_up):
+    def keep(drawn: "tuple[Proposal, Drawing]") -> None:
+        proposal, drawing = drawn
         folder.write_image(proposal.id, encode(drawing, proposal))
+
+    list(resources.threads().map(keep, attempts.divide(missing, draw, give_up)))
     return message

@@ -1,5 +1,6 @@
 """What a worker works with: store, broker and models, each loaded once, when first needed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,12 @@ def run(name: str) -> Run:
 @lru_cache(maxsize=16)
 def prompter(name: str) -> Prompter:
     return load_prompter(run(name))
+
+
+@lru_cache(maxsize=1)
+def threads() -> ThreadPoolExecutor:
+    """For reads and writes that wait: on the store, or on an endpoint."""
+    return ThreadPoolExecutor(max_workers=8)
 
 
 # Models are kept one at a time: two would hardly fit on one GPU.

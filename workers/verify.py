@@ -22,7 +22,8 @@ def verify(task: Task, message: dict[str, Any]) -> None:
     folder = resources.folder(batch.run)
     if resources.broker().is_cancelled(batch.run) or folder.has_records(batch):
         return
-    pictures = [each for proposal in batch.proposals if (each := _picture(folder, proposal))]
+    read = resources.threads().map(lambda proposal: _picture(folder, proposal), batch.proposals)
+    pictures = [picture for picture in read if picture]
 
     def give_up(picture: Picture, error: attempts.GivenUp) -> None:
         attempts.give_up(batch.run, "verify", picture[0], error)

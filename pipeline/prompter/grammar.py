@@ -14,7 +14,6 @@ from pipeline.errors import PromptFailed
 from pipeline.taxonomy import Taxonomy
 from pipeline.types import BasePrompt, DetailedPrompt
 
-
 T = TypeVar("T")
 
 

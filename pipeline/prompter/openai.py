@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
 ANSWERS_PER_REQUEST = 8  # longer lists run into the length limit and repeat themselves
+MAX_CHARACTERS = 400  # of one description: twice what the 30 words asked for take
 TRIES = 3
 
 SYSTEM = (Path(__file__).parent / "system.txt").read_text("utf-8")
@@ -29,7 +30,6 @@ class OpenAIPrompter:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._schema = _schema(tuple(run.taxonomy.categories))
         try:
             self._client = OpenAI(timeout=run.prompter.timeout_s, max_retries=3)
         except openai.OpenAIError as error:
@@ -76,16 +76,14 @@ class OpenAIPrompter:
                 raise PromptFailed(f"the content filter stopped {base.text[:80]!r}") from None
         raise PromptFailed(f"no usable answer in {TRIES} tries: {reason}")
 
-    def _answers(
-        self, messages: "list[ChatCompletionMessageParam]", count: int
-    ) -> list[BaseModel]:
+    def _answers(self, messages: "list[ChatCompletionMessageParam]", count: int) -> list[BaseModel]:
         config = self._run.prompter
         try:
             completion = self._client.chat.completions.parse(
                 model=config.model,
                 messages=messages,
                 temperature=config.temperature,
-                response_format=self._schema,
+                response_format=_schema(tuple(self._run.taxonomy.categories), count),
             )
         except openai.APIConnectionError as error:
             raise ServiceError(f"no answer from {self._client.base_url}: {error}") from error
@@ -104,14 +102,19 @@ class OpenAIPrompter:
         return answers[:count]
 
 
-def _schema(categories: tuple[str, ...]) -> type[BaseModel]:
-    """The answer's schema: a list of texts, each with one of the taxonomy's categories."""
+def _schema(categories: tuple[str, ...], count: int) -> type[BaseModel]:
+    """The answer's schema: so many texts, each with one of the taxonomy's categories.
+
+    A server that decodes by the schema ends by its bounds; what a server that ignores it sends
+    beyond `count` is left out.
+    """
     description = create_model(
         "Description",
-        text=(str, Field(min_length=1, max_length=2000)),
-        category=(Literal[categories], ...),
+        text=(str, Field(min_length=1, max_length=MAX_CHARACTERS)),
+        category=(Literal[categories], ...),  # type: ignore[arg-type]
     )
-    return create_model("Descriptions", prompts=(list[description], ...))  # type: ignore[valid-type]
+    exactly = Field(json_schema_extra={"minItems": count, "maxItems": count})
+    return create_model("Descriptions", prompts=(list[description], exactly))  # type: ignore[valid-type]
 
 
 def _status_error(error: openai.APIStatusError, model: str, address: str) -> Exception:

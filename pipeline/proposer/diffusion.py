@@ -53,12 +53,11 @@ class DiffusionProposer:
                 where,
                 revision=revision,
                 use_safetensors=True,
-                torch_dtype=dtype_of(config.dtype, device),
+                dtype=dtype_of(config.dtype, device),
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{ref.name!r} is no text-to-image pipeline: {reason}") from error
-        torch.set_grad_enabled(False)
         return cls(pipe.to(device))
 
     def draw(self, texts: Sequence[str], seeds: Sequence[int], sampler: Sampler) -> list[Drawing]:
@@ -101,7 +100,7 @@ class DiffusionProposer:
 
 
 def device_of(wanted: str) -> torch.device:
-    """"auto" is the first GPU if there is one, else the CPU."""
+    """ "auto" is the first GPU if there is one, else the CPU."""
     import torch
 
     if wanted != "auto":
@@ -112,7 +111,7 @@ def device_of(wanted: str) -> torch.device:
 
 
 def dtype_of(wanted: str, device: torch.device) -> torch.dtype:
-    """"auto" is bfloat16 on a GPU that computes in it, else float32."""
+    """ "auto" is bfloat16 on a GPU that computes in it, else float32."""
     import torch
 
     if wanted != "auto":

@@ -1,6 +1,8 @@
 """The command line: `ppv`."""
 
+import signal
 import sys
+from types import FrameType
 
 import typer
 
@@ -48,6 +50,7 @@ for module in (
 
 def main() -> None:
     """Run a command; what goes wrong on purpose is one line and an exit code, no traceback."""
+    signal.signal(signal.SIGTERM, _end)  # so that children are stopped as on Ctrl-C
     try:
         cli()
     except InputError as error:
@@ -57,10 +60,15 @@ def main() -> None:
     except PpvError as error:
         sys.exit(_say(error, 1))
     except KeyboardInterrupt:
+        print("ppv: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _say(error: Exception, code: int) -> int:

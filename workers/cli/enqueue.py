@@ -2,16 +2,13 @@
 
 import sys
 import time
-from typing import Annotated
-
-import typer
 
 from workers.cli import options
 
 
 def enqueue(
     file: options.File,
-    run: Annotated[str, typer.Option("--run", help="The run's name.")],
+    run: options.NewRun,
     format: options.InputFormat = None,
     set_: options.Set = None,
 ) -> None:
@@ -28,13 +25,12 @@ def enqueue(
     from workers.settings import settings
 
     config = settings()
+    bases = read_bases(file, format)
     broker = Broker(broker_url(config))
     broker.ping()
     folder = dispatch.open_run(store_of(config), config, run)
     waiting = _Hint()
-    counts = dispatch.enqueue(
-        folder, read_bases(file, format), broker, config.dispatch, while_waiting=waiting
-    )
+    counts = dispatch.enqueue(folder, bases, broker, config.dispatch, while_waiting=waiting)
     console.print(
         f"{counts.sent} base prompts enqueued in run {folder.name}; {counts.duplicates} "
         f"duplicates and {counts.known} that it had already were not sent again"

@@ -17,7 +17,20 @@ def _override(assignments: list[str] | None) -> list[str] | None:
     return assignments
 
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
+def _run_name(name: str | None) -> str | None:
+    """A wrong name ends the command before anything is started or written."""
+    from storage.runs import check_run_name
+
+    return None if name is None else check_run_name(name)
+
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.", callback=_run_name)]
+AnyRun = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="The run's name; all runs by default.", callback=_run_name
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -48,5 +61,7 @@ File = Annotated[
     ),
 ]
 RunName = Annotated[
-    str | None, typer.Option("--run", help="The run's name; by default that of the file.")
+    str | None,
+    typer.Option("--run", help="The run's name; by default that of the file.", callback=_run_name),
 ]
+NewRun = Annotated[str, typer.Option("--run", help="The run's name.", callback=_run_name)]

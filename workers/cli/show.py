@@ -59,9 +59,8 @@ class _Bars:
         self._rates = {stage: _Rate() for stage in self._tasks}
 
     def __call__(self, tally: Tally) -> None:
-        judged = (
-            f"[green]{tally.accepted} accepted[/] [dim]{tally.rejected} rejected[/]"
-            + (f" [red]{tally.failed} failed[/]" if tally.failed else "")
+        judged = f"[green]{tally.accepted} accepted[/] [dim]{tally.rejected} rejected[/]" + (
+            f" [red]{tally.failed} failed[/]" if tally.failed else ""
         )
         failed = tally.failed
         self._update("prompt", tally.prompted, tally.base_prompts, "base prompts")
@@ -75,22 +74,22 @@ class _Bars:
 
 
 class _PlainLines:
-    """One line every few seconds, and one at the end."""
+    """One line every few seconds if something is new, and one at the end."""
 
     def __init__(self) -> None:
-        self._last = float("-inf")
+        self._last, self._line = float("-inf"), ""
 
     def __call__(self, tally: Tally) -> None:
-        if time.monotonic() - self._last < _PLAIN_EVERY_S and not tally.finished:
-            return
-        self._last = time.monotonic()
-        print(
+        line = (
             f"prompted {tally.prompted}/{tally.base_prompts}, drawn {tally.drawn}, judged "
             f"{tally.judged}/{tally.expected}: {tally.accepted} accepted, {tally.rejected} "
-            f"rejected, {tally.failed} failed",
-            file=sys.stderr,
-            flush=True,
+            f"rejected, {tally.failed} failed"
         )
+        soon = time.monotonic() - self._last < _PLAIN_EVERY_S and not tally.finished
+        if soon or line == self._line:
+            return
+        self._last, self._line = time.monotonic(), line
+        print(line, file=sys.stderr, flush=True)
 
 
 class _Rate:
@@ -115,9 +114,9 @@ def summary(name: str, tally: Tally) -> Table:
     for category, counts in sorted(tally.by_category.items()):
         share = counts.accepted / (counts.accepted + counts.rejected)
         table.add_row(category, str(counts.accepted), str(counts.rejected), f"{share:.0%}")
-    share = f"{tally.accepted / tally.judged:.0%}" if tally.judged else "-"
+    overall = f"{tally.accepted / tally.judged:.0%}" if tally.judged else "-"
     table.add_section()
-    table.add_row("all", str(tally.accepted), str(tally.rejected), share)
+    table.add_row("all", str(tally.accepted), str(tally.rejected), overall)
     table.caption = (
         f"{tally.expected} proposals expected, {tally.failed} failed, {tally.missing} missing"
     )

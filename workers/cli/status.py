@@ -10,9 +10,7 @@ from workers.cli import options
 
 
 def status(
-    run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="The run's name; all runs by default.")
-    ] = None,
+    run: options.AnyRun = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again until it is done.")] = False,
     as_json: options.Json = False,
     set_: options.Set = None,

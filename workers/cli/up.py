@@ -23,7 +23,7 @@ def up(
 
     with (
         session() as here,
-        Crew(here.settings) as crew,
+        Crew(here.settings, here.children) as crew,
         flower(here.settings, flower_port) as dashboard,
     ):
         crew.tend()
@@ -34,7 +34,6 @@ def up(
         )
         console.print("workers  one for each of prompt, propose, verify; Ctrl-C ends them all")
         while True:
-            for child in (*here.children, dashboard):
-                child.tend()
+            dashboard.tend()
             crew.tend()
             time.sleep(1)

@@ -19,13 +19,14 @@ _FAILURES_SHOWN = 10
 
 def work(file: str, run_name: str, out: Path, format: Format | None = None) -> None:
     """Enqueue, work, wait, export. Exits with 1 if something failed."""
+    bases = read_bases(file, format)
     with session() as here:
         folder = dispatch.open_run(here.store, here.settings, run_name)
-        with showing() as show, Crew(here.settings) as crew:
+        with showing() as show, Crew(here.settings, here.children) as crew:
             watch = Watch(folder, here.settings, here.broker, crew, show)
             counts = dispatch.enqueue(
                 folder,
-                read_bases(file, format),
+                bases,
                 here.broker,
                 here.settings.dispatch,
                 while_waiting=watch.look,
@@ -41,7 +42,7 @@ def finish(run_name: str, out: Path, *, failed: bool) -> None:
         folder = RunFolder(here.store, run_name)
         folder.read()
         here.broker.revive(folder.name)
-        with showing() as show, Crew(here.settings) as crew:
+        with showing() as show, Crew(here.settings, here.children) as crew:
             watch = Watch(folder, here.settings, here.broker, crew, show)
             dispatch.send_missing(
                 folder, watch.progress, here.broker, here.settings.dispatch, watch.look
@@ -73,6 +74,8 @@ def _conclude(here: Session, folder: RunFolder, tally: Tally, out: Path) -> None
     write_dataset(folder, tally, out / "dataset", "hf")
     write_page(folder, tally, out / "report.html")
     console.print(summary(folder.name, tally))
+    if not tally.accepted:
+        console.print("nothing was accepted: the dataset has its columns and no rows")
     print(f"report   {out / 'report.html'}\ndataset  {out / 'dataset'}")
     if tally.failed:
         _list_failures(folder)
@@ -83,7 +86,8 @@ def _list_failures(folder: RunFolder) -> None:
     failures = sorted(folder.failed_ids())
     for failure_id in failures[:_FAILURES_SHOWN]:
         failure = folder.read_failure(failure_id)
-        print(f"failed in {failure.stage}: {failure.subject[:60]!r}: {failure.error}", file=sys.stderr)
+        what = f"failed in {failure.stage}: {failure.subject[:60]!r}: {failure.error}"
+        print(what, file=sys.stderr)
     if len(failures) > _FAILURES_SHOWN:
         print(f"... and {len(failures) - _FAILURES_SHOWN} more, all in the report", file=sys.stderr)
     print(f"to try them again: ppv resume {folder.name} --failed", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Measurements, run by hand; each prints a table and takes --json FILE."""

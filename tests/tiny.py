@@ -1,0 +1,190 @@
+"""Models with random weights, as small as their classes allow, in the layout of the real ones."""
+
+import string
+from pathlib import Path
+
+from pipeline.config import PrompterConfig, ProposerConfig, Run, VerifierConfig
+from pipeline.taxonomy import Taxonomy, load_taxonomy
+from pipeline.types import ModelRef
+
+
+def save_tiny_pipeline(folder: Path, *, seed: int = 0, text_length: int = 77) -> Path:
+    """A StableDiffusionPipeline that draws 32x32 noise in milliseconds."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(seed)
+    letters = string.ascii_lowercase + string.digits + ".,-'"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{each}</w>" for each in letters)]
+    tokenizer = CLIPTokenizer(
+        vocab={word: index for index, word in enumerate(words)},
+        merges=[],
+        model_max_length=text_length,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=text_length,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 4),
+        layers_per_block=1,
+        norm_num_groups=2,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_tiny_verifier(folder: Path, *, seed: int = 0) -> Path:
+    """A ViLT verifier without a stem, in a public ViLT's layout; it reads 40 tokens."""
+    import torch
+    from transformers import BertTokenizer, ViltProcessor
+    from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+
+    from pipeline.verifier.network import ViltVerifier, ViltVerifierConfig
+
+    torch.manual_seed(seed)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, ",", "."]
+    words += ["hand", "mug", "red", "blue", *(f"##{letter}" for letter in string.ascii_lowercase)]
+    config = ViltVerifierConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        image_size=64,
+        patch_size=16,
+    )
+    ViltVerifier(config).save_pretrained(folder)
+    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=40)
+    pictures = ViltImageProcessorPil(size={"shortest_edge": 64}, size_divisor=16)
+    ViltProcessor(pictures, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_language_model(path: Path, *, seed: int = 0) -> Path:
+    """A Llama in GGUF that writes random letters; 100,000 parameters and a vocabulary of ASCII.
+
+    The first coordinate of its states is the same for every token, so its output weights say which
+    tokens it may write: no bytes and no backslash, hence no broken escapes, and often a quote.
+    """
+    import gguf
+    import numpy as np
+
+    width, heads = 64, 2
+    letters = [chr(code) for code in range(ord("!"), 127) if chr(code) != "\\"]
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens = [*special, "\u2581", *letters]
+    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+    kinds += [gguf.TokenType.BYTE] * 256
+    kinds += [gguf.TokenType.NORMAL] * (len(tokens) - len(kinds))
+
+    rng = np.random.default_rng(seed)
+
+    def random(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * 0.05).astype(np.float32)
+
+    embeddings, output = random(len(tokens), width), random(len(tokens), width) * 20
+    embeddings[:, 0] = 4
+    output[:, 0] = 0
+    output[: len(special), 0] = -20
+    output[tokens.index("</s>"), 0] = 0
+    output[tokens.index('"'), 0] = 0.4
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(4096)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(width)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(tokens.index("<s>"))
+    writer.add_eos_token_id(tokens.index("</s>"))
+    writer.add_unk_token_id(tokens.index("<unk>"))
+    writer.add_chat_template("{% for each in messages %}{{ each['content'] }}\n{% endfor %}")
+    writer.add_tensor("token_embd.weight", embeddings)
+    writer.add_tensor("output.weight", output)
+    for norm in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{norm}.weight", np.ones(width, np.float32))
+    for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+        writer.add_tensor(f"blk.0.{part}.weight", random(width, width))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def save_weights(folder: Path, value: float = 0.0) -> Path:
+    """A folder that names as a model as long as nobody loads it."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"weight": np.full(4, value, np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def a_run(
+    prompter: PrompterConfig | None = None,
+    taxonomy: Taxonomy | None = None,
+    proposer: ProposerConfig | None = None,
+    base_prompts: int | None = None,
+) -> Run:
+    """A run's configuration with models that are only names."""
+    model = ModelRef(name="tiny", weights="sha256:" + "0" * 64)
+    return Run(
+        name="tiny",
+        prompter=prompter or PrompterConfig(),
+        taxonomy=taxonomy or load_taxonomy("miniature"),
+        proposer=proposer or ProposerConfig(),
+        proposers=(model,),
+        verifier=VerifierConfig(),
+        verifier_ref=model,
+        versions={"torch": "2.13.0"},
+        created_at="2026-11-23T12:00:00+00:00",
+        base_prompts=base_prompts,
+    )
