@@ -25,7 +25,7 @@ def folder_of(name: str, part: str) -> Path | None:
     Raises ModelError for a folder that is missing, that holds a pickle, or no safetensors.
     """
     folder = WEIGHTS / part if name == MINIATURE else Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         check_folder(folder)
         return folder
     if HUB_ID.fullmatch(name) and not folder.exists():

@@ -81,6 +81,13 @@ class FolderStore:
                 if key.startswith(prefix):
                     yield key
 
+    def folders(self, key: str) -> Iterator[str]:
+        path = self._path(key)
+        with self._explained(), suppress(FileNotFoundError, NotADirectoryError):
+            for entry in path.iterdir():
+                if entry.is_dir() and is_key(entry.name):
+                    yield entry.name
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         with self._explained():

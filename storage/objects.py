@@ -82,6 +82,12 @@ class ObjectStore(Protocol):
         not. Keys put or deleted meanwhile may be named or not.
         """
 
+    def folders(self, key: str) -> Iterator[str]:
+        """The parts that follow "key/" in the keys of two parts or more below it, in any order.
+
+        One answer for a folder, however many objects lie in it.
+        """
+
     def delete(self, key: str) -> None:
         """An absent key is fine."""
 

@@ -55,7 +55,7 @@ class Progress:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._run: Run = folder.read()
+        self.run: Run = folder.read()
         self._batches = Seen()
         self.bases, self.judged = Seen(), Seen()
         self.failed = Seen()  # ids of base prompts and of proposals that were given up
@@ -64,7 +64,7 @@ class Progress:
     def update(self) -> Tally:
         tally = self.tally
         if not tally.enqueued:
-            self._run = self._folder.read()
+            self.run = self._folder.read()
             self._count_inputs()
         for record in self.new_records():
             category = tally.by_category.setdefault(
@@ -77,14 +77,14 @@ class Progress:
                 tally.rejected += 1
                 category.rejected += 1
         for failure in self._new_failures():
-            per_failure = self._run.proposals_per_base if failure.stage == "prompt" else 1
+            per_failure = self.run.proposals_per_base if failure.stage == "prompt" else 1
             tally.failed += per_failure
         tally.prompted = sum(1 for _ in self._folder.prompted_ids())
         tally.drawn = sum(1 for _ in self._folder.image_ids())
         return tally
 
     def _count_inputs(self) -> None:
-        tally, total = self.tally, self._run.base_prompts
+        tally, total = self.tally, self.run.base_prompts
         if total is None:
             for batch in self._folder.inputs():
                 for base in batch.bases:
@@ -93,7 +93,7 @@ class Progress:
         else:
             tally.enqueued = True
         tally.base_prompts = total
-        tally.expected = total * self._run.proposals_per_base
+        tally.expected = total * self.run.proposals_per_base
 
     def new_records(self) -> Iterator[Record]:
         """The records that no earlier call has given, each proposal's once."""

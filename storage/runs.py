@@ -45,8 +45,7 @@ def check_run_name(name: str) -> str:
 
 def run_names(store: ObjectStore) -> list[str]:
     """The runs that the store holds, sorted."""
-    keys = (key.split("/") for key in store.list("runs/"))
-    return sorted({parts[1] for parts in keys if parts[2:] == ["run.json"]})
+    return sorted(name for name in store.folders("runs") if store.exists(f"runs/{name}/run.json"))
 
 
 class RunFolder:

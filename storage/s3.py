@@ -172,6 +172,16 @@ class S3Store:
                     yield key
                 last = key
 
+    def folders(self, key: str) -> Iterator[str]:
+        start = f"{self._name(key)}/"
+        with self._explained():
+            for found in self._client.list_objects(
+                bucket_name=self._bucket, prefix=start, recursive=False
+            ):
+                name = (found.object_name or "").removeprefix(start)
+                if name.endswith("/") and is_key(name[:-1]):
+                    yield name[:-1]
+
     def delete(self, key: str) -> None:
         with self._explained():
             self._client.remove_object(bucket_name=self._bucket, object_name=self._name(key))

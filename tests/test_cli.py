@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REDIS_PASSWORD
 from storage.folder import FolderStore
 from storage.runs import RunFolder, run_names
 from storage.s3 import S3Config
+from tests.conftest import REDIS_PASSWORD
 from tests.tiny import save_weights
 
 Result = subprocess.CompletedProcess[str]
@@ -133,9 +133,9 @@ def test_duplicates_and_known_ones_are_sent_once_and_reported(
 ) -> None:
     lines = "يد تمسك كوبًا\na hand 👋🏽\na  hand 👋🏽\n\na key\n"
     first = ppv("enqueue", "-", "--run=twice", stdin=lines, env=services)
-    assert "3 base prompts enqueued" in first.stdout and "1 duplicates" in first.stdout
+    assert "3 base prompts enqueued in run twice; 1 duplicates and 0 that" in first.stderr
     again = ppv("enqueue", "-", "--run=twice", stdin=lines + "a mug\n", env=services)
-    assert "1 base prompts enqueued" in again.stdout and "3 that it had" in again.stdout
+    assert "1 base prompts enqueued in run twice; 1 duplicates and 3 that" in again.stderr
     folder = RunFolder(FolderStore(tmp_path / "store"), "twice")
     kept = {base.text for batch in folder.inputs() for base in batch.bases}
     assert kept == {"يد تمسك كوبًا", "a hand 👋🏽", "a key", "a mug"}

@@ -43,7 +43,8 @@ def refusal(source: str) -> str:
 def test_every_format_gives_the_same_base_prompts(write: Write) -> None:
     expected = ["a hand holding a mug", 'a "red", round ball']
     assert texts(write("a.txt", 'a hand holding a mug\na "red", round ball')) == expected
-    assert texts(write("a.csv", 'id,prompt\n1,a hand holding a mug\n2,"a ""red"", round ball"\n')) == expected  # fmt: skip
+    table = 'id,prompt\n1,a hand holding a mug\n2,"a ""red"", round ball"\n'
+    assert texts(write("a.csv", table)) == expected
     jsonl = '{"prompt": "a hand holding a mug", "id": 1}\n"a \\"red\\", round ball"\n'
     assert texts(write("a.jsonl", jsonl)) == expected
 
@@ -68,7 +69,12 @@ def test_a_byte_order_mark_and_windows_line_ends_leave_no_trace(write: Write) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["يد تمسك كوبًا أحمر", "יד אוחזת כוס \u200f(אדומה)", "a hand 👋🏽 waves 👩‍👩‍👧", "一只手拿着杯子"],
+    [
+        "يد تمسك كوبًا أحمر",
+        "יד אוחזת כוס \u200f(אדומה)",
+        "a hand 👋🏽 waves 👩‍👩‍👧",
+        "一只手拿着杯子",
+    ],
 )
 def test_other_scripts_and_emoji_pass_unharmed(write: Write, text: str) -> None:
     assert texts(write("a.txt", text)) == [text]

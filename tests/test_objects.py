@@ -141,6 +141,13 @@ def test_more_objects_than_one_answer_holds_are_all_listed(store: ObjectStore) -
     assert sorted(store.list("runs/a/")) == keys
 
 
+def test_folders_are_named_once_and_objects_are_not_folders(store: ObjectStore) -> None:
+    for key in ("runs/a/run.json", "runs/a/images/1.png", "runs/b/run.json", "runs/file", "run/c"):
+        store.put(key, b"x")
+    assert sorted(store.folders("runs")) == ["a", "b"]
+    assert list(store.folders("nowhere")) == []
+
+
 BAD_KEYS = [
     "",
     "/a",

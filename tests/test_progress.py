@@ -107,7 +107,7 @@ def test_records_are_counted_by_verdict_and_category(folder: RunFolder) -> None:
 def test_a_proposal_with_two_records_counts_once(folder: RunFolder) -> None:
     batch = proposals()[0]
     folder.write_records(batch, judged(batch, 0.9))
-    part = batch.model_copy(update={"draws": batch.draws[:2]})
+    part = ProposalBatch(**{**batch.model_dump(), "draws": batch.draws[:2]})
     folder.write_records(part, judged(part, 0.9))
     assert part.id != batch.id
     tally = Progress(folder).update()

@@ -25,7 +25,7 @@ from workers.settings import Settings
 BASES = [f"a hand with a {color} {thing}" for color in ("red", "blue") for thing in ("mug", "bag")]
 PER_BASE = 4 * 2  # 4 detailed prompts a base prompt and 2 images a prompt, as is the default
 PROPOSALS = len(BASES) * PER_BASE
-SLOW = 150  # sampler steps, so that a batch takes long enough to be killed in
+SLOW = 60  # sampler steps, so that a batch takes long enough to be killed in
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import tomllib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -88,7 +89,9 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise InputError(_one_line(error)) from None
-    except ValueError as error:  # a TOML file that does not parse, a nested variable without JSON
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{FILE} is no TOML: {error}") from None
+    except ValueError as error:  # a nested variable that is no JSON
         reason = " ".join(str(error).split())
         raise InputError(f"the configuration cannot be read: {reason}") from None
 

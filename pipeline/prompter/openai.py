@@ -89,6 +89,10 @@ class OpenAIPrompter:
             raise ServiceError(f"no answer from {self._client.base_url}: {error}") from error
         except openai.APIStatusError as error:
             raise _status_error(error, config.model, str(self._client.base_url)) from error
+        except AttributeError as error:  # the client takes what is no JSON for a string
+            raise InputError(
+                f"{self._client.base_url} is no OpenAI-compatible endpoint: check OPENAI_BASE_URL"
+            ) from error
         if not completion.choices:
             raise ValueError("the answer held no choices")
         message = completion.choices[0].message

@@ -43,7 +43,6 @@ class DiffusionProposer:
     @classmethod
     def load(cls, config: ProposerConfig, ref: ModelRef) -> Self:
         """The pipeline on its device. Raises ModelError if it cannot be loaded."""
-        import torch
         from diffusers import AutoPipelineForText2Image
 
         where, revision = location(ref, "base")

@@ -2,11 +2,15 @@
 
 import json
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workers.cli import options
+
+if TYPE_CHECKING:
+    from pipeline.config import Run
+    from storage.progress import Tally
 
 
 def status(
@@ -16,6 +20,8 @@ def status(
     set_: options.Set = None,
 ) -> None:
     """Expected, done, accepted, rejected, failed and missing, by stage and category."""
+    from datetime import timedelta
+
     from rich.console import Console
 
     from storage.progress import Progress
@@ -35,9 +41,28 @@ def status(
         for name in names:
             progress = Progress(RunFolder(store, name))
             tally = progress.update()
+            per_s, eta_s = _pace(progress.run, tally)
             if as_json:
-                print(json.dumps({"run": name} | tally.as_json()))
-            else:
-                Console().print(summary(name, tally))
+                pace = {"judged_per_s": per_s, "eta_s": eta_s}
+                print(json.dumps({"run": name} | tally.as_json() | pace))
+                continue
+            Console().print(summary(name, tally))
+            if per_s and eta_s:
+                eta = timedelta(seconds=round(eta_s))
+                print(f"{per_s:.2f} proposals/s since it was made; about {eta} to go")
         if not names and not as_json:
             print(f"no runs in {store.address}")
+
+
+def _pace(run: "Run", tally: "Tally") -> tuple[float | None, float | None]:
+    """Verdicts a second since the run was made, and seconds to go; None where that says nothing.
+
+    A mean over everything, pauses too; `--watch` shows the rate of the moment.
+    """
+    from datetime import UTC, datetime
+
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(run.created_at)).total_seconds()
+    if tally.finished or not tally.judged or seconds <= 0:
+        return None, None
+    per_s = tally.judged / seconds
+    return per_s, tally.missing / per_s
