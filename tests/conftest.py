@@ -145,3 +145,8 @@ def language_model_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     yield f"http://127.0.0.1:{port}/v1"
     process.kill()
     process.wait()
+
+
+# Torch's threads must not spin while they wait: on shared cores that costs a hundredfold. Read
+# when torch is first imported, here and in child processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

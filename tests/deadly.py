@@ -15,17 +15,16 @@ from workers.celery import app
 __all__ = ["app"]
 
 
-class DeadlyProposer(DiffusionProposer):
+class DeadlyProposer:
     """Draws like any other, but for keys."""
+
+    def __init__(self, config: ProposerConfig, ref: ModelRef) -> None:
+        self._config, self._ref = config, ref
 
     def draw(self, texts: Sequence[str], seeds: Sequence[int], sampler: Sampler) -> list[Drawing]:
         if any(" key" in text for text in texts):
             os._exit(9)
-        return super().draw(texts, seeds, sampler)
+        return DiffusionProposer.load(self._config, self._ref).draw(texts, seeds, sampler)
 
 
-def _proposer(config: ProposerConfig, ref: ModelRef) -> DeadlyProposer:
-    return DeadlyProposer.load(config, ref)
-
-
-resources.proposer = _proposer  # type: ignore[assignment]
+resources.proposer = DeadlyProposer  # type: ignore[assignment]

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,23 +54,24 @@ class Place:
             command,
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": root},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def end(self, process: subprocess.Popen[str]) -> Ended:
+    def end(self, process: subprocess.Popen[str], stdin: str | None = None) -> Ended:
         """Wait for a command that was started; none ever shows a traceback."""
         try:
-            out, err = process.communicate(timeout=DEADLINE_S)
+            out, err = process.communicate(stdin, timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
         assert "Traceback" not in err, err
         return Ended(process.returncode, out, err)
 
-    def ppv(self, *command: str) -> Ended:
-        return self.end(self.start(*command))
+    def ppv(self, *command: str, stdin: str | None = None) -> Ended:
+        return self.end(self.start(*command), stdin)
 
     def status(self, run: str) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(self.ppv("status", run, "--json").out)
@@ -92,6 +95,12 @@ class Place:
             if here and line and all(word in line for word in words):
                 found.append(int(entry.name))
         return found
+
+    def clear(self) -> None:
+        """End whatever a failed test left running here."""
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:

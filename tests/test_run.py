@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -37,13 +38,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, models: Path) -> Place:
-    return Place(tmp_path, models, BASES)
+def place(tmp_path: Path, models: Path) -> Iterator[Place]:
+    place = Place(tmp_path, models, BASES)
+    yield place
+    place.clear()
 
 
 @pytest.fixture
-def slow_place(tmp_path: Path, models: Path) -> Place:
-    return Place(tmp_path, models, BASES, num_inference_steps=SLOW)
+def slow_place(tmp_path: Path, models: Path) -> Iterator[Place]:
+    place = Place(tmp_path, models, BASES, num_inference_steps=SLOW)
+    yield place
+    place.clear()
 
 
 def test_a_run_leaves_one_record_a_proposal_and_a_second_run_nothing_to_do(place: Place) -> None:
@@ -64,6 +69,11 @@ def test_a_run_leaves_one_record_a_proposal_and_a_second_run_nothing_to_do(place
     record = _records(place.run_folder("first"))[0]
     again = place.ppv("reproduce", "first", record.id[:12])
     assert again.code == 0, again.err
+    more = place.ppv("run", "-", "--run", "first", "--out", "out", stdin="a pen\na red mug\n")
+    assert more.code == 0, more.err
+    assert place.status("first")["expected"] == PROPOSALS + 2 * PER_BASE
+    assert place.status("first")["missing"] == 0
+
     other = place.ppv("run", "bases.txt", "--run", "first", "--set", "proposer.batch_size=5")
     assert other.code == 2
     assert "proposer.batch_size is 4 there and 5 now" in other.err
@@ -85,6 +95,18 @@ def test_a_run_outlives_kill_9_of_every_worker(slow_place: Place) -> None:
     status = place.status("killed")
     assert (status["expected"], status["missing"], status["failed"]) == (PROPOSALS, 0, 0)
     _assert_whole(folder)
+
+
+def test_a_run_outlives_kill_9_of_redis_and_of_the_s3_server(slow_place: Place) -> None:
+    place = slow_place
+    running = place.start("run", "bases.txt", "--run", "services", "--out", "out")
+    for name, sign in (("redis-server", "images"), ("rclone", "records")):
+        until(lambda sign=sign: _objects(place, "services", sign), f"{sign} of the run")
+        (victim,) = place.processes(name)
+        os.kill(victim, signal.SIGKILL)
+    ended = place.end(running)
+    assert ended.code == 0, ended.err
+    _assert_whole(place.run_folder("services"))
 
 
 def test_ctrl_c_leaves_no_process_and_resume_finishes_from_the_store_alone(

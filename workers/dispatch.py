@@ -100,12 +100,14 @@ def enqueue(
                 known.add(base.id)
         fresh = _fresh(bases, known, read, counts)
         while chunk := _take(fresh, dispatch.bases_per_message):
+            if not counts.sent:
+                _set_total(folder, None)  # more is to come than an earlier input held
             batch = PromptBatch(run=folder.name, bases=chunk)
             _patiently(partial(folder.write_input, batch), while_waiting)
             _wait_for_room(broker, dispatch, while_waiting)
             canvas.send_prompts(batch)
             counts.sent += len(chunk)
-        folder.write(folder.read().model_copy(update={"base_prompts": len(known)}))
+        _set_total(folder, len(known))
     return counts
 
 
@@ -183,6 +185,11 @@ def _without_judged(
                     run=batch.run, proposer=batch.proposer, sampler=batch.sampler, draws=draws
                 )
             )
+
+
+def _set_total(folder: RunFolder, base_prompts: int | None) -> None:
+    """Say how many base prompts the run has; None while they are being enqueued."""
+    folder.write(folder.read().model_copy(update={"base_prompts": base_prompts}))
 
 
 def _fresh(
