@@ -82,13 +82,13 @@ class Place:
         return RunFolder(FolderStore(self.folder / ".ppv" / "s3" / "ppv"), run)
 
     def processes(self, *words: str) -> list[int]:
-        """The processes that run in this folder, with these words in their command lines."""
+        """The processes that run in this folder or below, with these words in their arguments."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
-                here = (entry / "cwd").readlink() == self.folder
+                here = (entry / "cwd").readlink().is_relative_to(self.folder)
                 line = (entry / "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue

@@ -138,6 +138,18 @@ def send_missing(
     return messages
 
 
+def close_input(folder: RunFolder) -> bool:
+    """Take what was enqueued for all there is, if reading the input was cut off; say if it was."""
+    if folder.read().base_prompts is not None:
+        return False
+    with Seen() as known:
+        for batch in folder.inputs():
+            for base in batch.bases:
+                known.add(base.id)
+        _set_total(folder, len(known))
+    return True
+
+
 def forget_failures(folder: RunFolder) -> int:
     """So that they are tried again; returns how many there were."""
     failures = list(folder.failed_ids())

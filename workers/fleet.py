@@ -119,6 +119,10 @@ class Watch:
         ended = time.monotonic()
         self._next_look = ended + max(_SHORTEST_PAUSE_S, 9 * (ended - started))
 
+    def doubt(self) -> None:
+        """Take what is missing for lost as soon as the queues are empty."""
+        self._died = True
+
     def until_done(self) -> Tally:
         """Wait until every expected proposal has a record or a failure, or the run is cancelled."""
         while True:
@@ -126,6 +130,12 @@ class Watch:
             if self._over:
                 return self.progress.tally
             time.sleep(max(0.0, self._next_look - time.monotonic()))
+
+    def send_missing_until_done(self) -> Tally:
+        """Do not wait for a stall: nothing is under way."""
+        self.look()
+        dispatch.send_missing(self._folder, self.progress, self._broker, self._dispatch, self.look)
+        return self.until_done()
 
     def _look(self, now: float) -> None:
         tally = self.progress.update()

@@ -54,12 +54,17 @@ def base(
     count: Count = 24_000,
     hand_fault_rate: Annotated[float, typer.Option(help="Share of hands with a fault.")] = 0.3,
     export: Annotated[Path, typer.Option(help="Where the pipeline goes.")] = WEIGHTS / "base",
+    start: Annotated[Path | None, typer.Option(help="Checkpoint to begin from.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
 ) -> None:
     """Trains text encoder and UNet on the autoencoder in the same folder; exports a pipeline."""
     from pipeline.miniature.base import train_base
     from pipeline.miniature.loop import Budget
 
-    train_base(seed, out, Budget(minutes, steps), resume, cache, count, hand_fault_rate, export)
+    budget = Budget(minutes, steps)
+    train_base(
+        seed, out, budget, resume, cache, count, hand_fault_rate, export, start, learning_rate
+    )
 
 
 @app.command()

@@ -91,8 +91,13 @@ def train_base(
     count: int,
     hand_fault_rate: float,
     export: Path,
+    start: Path | None = None,
+    learning_rate: float = 1e-3,
 ) -> None:
-    """Trains text encoder and UNet on `out`/vae's latents; exports the pipeline as it improves."""
+    """Trains text encoder and UNet on `out`/vae's latents; exports the pipeline as it improves.
+
+    start: the checkpoint of an earlier training, whose averaged weights are gone on from.
+    """
     torch.manual_seed(seed)
     vae = load_vae(out / "vae")
     data = renders(seed, count, hand_fault_rate=hand_fault_rate, cache=cache)
@@ -103,8 +108,12 @@ def train_base(
     print(f"{count} latents, std {latents.std():.3f}; {len(tokenizer)} tokens", flush=True)
 
     model = Learning(tokenizer, latents.shape[1])
+    if start is not None:
+        model.load_state_dict(torch.load(start, weights_only=True)["parts"]["averaged"])
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
     trainer = Trainer(
         {"model": model, "averaged": averaged}, optimizer, budget, out / "base.pt", resume
     )

@@ -15,7 +15,7 @@ from pipeline.miniature.verifier_data import scene_of
 from pipeline.types import Sampler
 
 CHUNK = 128
-GUIDANCES = (2.0, 4.0)
+GUIDANCES = (2.0, 3.0)
 """Of the pictures to learn from, so that the verifier knows more than one setting."""
 
 

@@ -31,6 +31,8 @@ def work(file: str, run_name: str, out: Path, format: Format | None = None) -> N
                 here.settings.dispatch,
                 while_waiting=watch.look,
             )
+            if counts.known:  # an earlier call was cut off, and its messages may be gone
+                watch.doubt()
             tally = watch.until_done()
         _say_what_was_read(counts, tally)
         _conclude(here, folder, tally, out)
@@ -40,21 +42,19 @@ def finish(run_name: str, out: Path, *, failed: bool) -> None:
     """Go on with what is missing, for `ppv resume`; with what failed, too, if asked."""
     with session() as here:
         folder = RunFolder(here.store, run_name)
-        folder.read()
+        if dispatch.close_input(folder):
+            console.print(
+                "the input was not read to its end; this goes on with what was enqueued, and the "
+                "same `ppv run` again takes the rest"
+            )
         here.broker.revive(folder.name)
         with showing() as show, Crew(here.settings, here.children) as crew:
             watch = Watch(folder, here.settings, here.broker, crew, show)
-            dispatch.send_missing(
-                folder, watch.progress, here.broker, here.settings.dispatch, watch.look
-            )
-            tally = watch.until_done()
+            tally = watch.send_missing_until_done()
             if failed and dispatch.forget_failures(folder):
                 # Only now, that nothing is under way: a batch must not change while it is.
                 watch = Watch(folder, here.settings, here.broker, crew, show)
-                dispatch.send_missing(
-                    folder, watch.progress, here.broker, here.settings.dispatch, watch.look
-                )
-                tally = watch.until_done()
+                tally = watch.send_missing_until_done()
         _conclude(here, folder, tally, out)
 
 
