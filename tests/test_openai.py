@@ -120,7 +120,7 @@ def test_more_than_were_asked_for_are_left_out(expand: Expand, httpserver: HTTPS
     [
         (completion('{"prompts": [{"te'), "JSON"),
         (completion('{"prompts": [{"text": "a", "category": "no such"}]}'), "category"),
-        (completion('{"prompts": [{"text": "", "category": "power"}]}'), "at least 1 character"),
+        (completion('{"prompts": [{"text": "", "category": "power"}]}'), "match pattern"),
         (completion(None), "no JSON of the schema"),
         (good(1), "1 descriptions came, 2 were asked for"),
         (completion('{"prompts": [', finish="length"), "length limit"),

@@ -17,7 +17,7 @@ from pipeline.types import Failure, Proposal
 from workers import resources
 
 TRIES = 3  # for an error that nobody foresaw
-ENDPOINT_TRIES = 8  # for a model behind a network that is away or busy: about two minutes
+ENDPOINT_TRIES = 5  # for a model behind a network that is away or busy: about a minute
 REDELIVERIES = 3  # of one batch, after which it is held to kill workers
 
 PATIENT: dict[str, Any] = {

@@ -114,7 +114,9 @@ def _schema(categories: tuple[str, ...], count: int) -> type[BaseModel]:
     """
     description = create_model(
         "Description",
-        text=(str, Field(min_length=1, max_length=MAX_CHARACTERS)),
+        # A pattern, since strict schemas of OpenAI's own take no maxLength. Without quotes and
+        # control characters, as llama.cpp writes what a pattern allows without escaping it.
+        text=(str, Field(pattern=rf'^[^"\\\x00-\x1f]{{1,{MAX_CHARACTERS}}}$')),
         category=(Literal[categories], ...),  # type: ignore[arg-type]
     )
     exactly = Field(json_schema_extra={"minItems": count, "maxItems": count})
