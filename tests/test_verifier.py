@@ -109,7 +109,8 @@ def test_a_score_that_is_not_a_number_is_refused(untrained: Path) -> None:
 
     verifier = _load(untrained)
     with torch.no_grad():
-        verifier.network.alignment_head[-1].weight.fill_(float("nan"))
+        for weight in verifier.network.alignment_head.parameters():
+            weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="no finite score"):
         verifier.judge([_noise(0)], ["a mug"], Thresholds())
 

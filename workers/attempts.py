@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import tenacity
 from celery import Task
-from redis import RedisError
 
 from pipeline.errors import InputError, ItemError, ServiceError
 from pipeline.types import Failure, Proposal
@@ -22,7 +21,7 @@ REDELIVERIES = 3  # of one batch, after which it is held to kill workers
 
 PATIENT: dict[str, Any] = {
     "bind": True,
-    "autoretry_for": (ServiceError, RedisError),
+    "autoretry_for": (ServiceError,),
     "max_retries": 30,
     "retry_backoff": 1,
     "retry_backoff_max": 30,

@@ -1,6 +1,7 @@
 """What the queues hold, asked of Redis directly: depths, cancelled runs, redeliveries."""
 
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import redis
@@ -51,44 +52,47 @@ class Broker:
 
     def depths(self) -> dict[str, int]:
         """Messages that wait in each queue; those that a worker holds are not among them."""
-        try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                for queue in QUEUES:
-                    pipe.llen(queue)
-                return dict(zip(QUEUES, pipe.execute(), strict=True))
-        except redis.RedisError as error:
-            raise ServiceError(f"the broker at {self.address} is away: {_reason(error)}") from None
+        with self._explained(), self._redis.pipeline(transaction=False) as pipe:
+            for queue in QUEUES:
+                pipe.llen(queue)
+            return dict(zip(QUEUES, pipe.execute(), strict=True))
 
     def cancel(self, run: str) -> None:
         """Workers drop the run's messages from now on."""
-        self._redis.sadd(_CANCELLED, run)
+        with self._explained():
+            self._redis.sadd(_CANCELLED, run)
 
     def revive(self, run: str) -> None:
         """Undo `cancel`."""
-        self._redis.srem(_CANCELLED, run)
+        with self._explained():
+            self._redis.srem(_CANCELLED, run)
 
     def is_cancelled(self, run: str) -> bool:
-        return bool(self._redis.sismember(_CANCELLED, run))
+        with self._explained():
+            return bool(self._redis.sismember(_CANCELLED, run))
 
     def count_redelivery(self, batch_id: str) -> int:
         """How often this batch has come back from a worker that died on it, this time included."""
         key = _REDELIVERED + batch_id
-        with self._redis.pipeline() as pipe:
+        with self._explained(), self._redis.pipeline() as pipe:
             pipe.incr(key)
             pipe.expire(key, _REDELIVERED_TTL_S)
             count: int = pipe.execute()[0]
         return count
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Every verb raises ServiceError, with the address, where Redis is away."""
+        try:
+            yield
+        except redis.RedisError as error:
+            raise ServiceError(f"the broker at {self.address} is away: {_reason(error)}") from None
 
 
 def address_of(url: str) -> str:
     """The broker's host, port and database, without user and password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}:{parts.port or 6379}{parts.path}"
-
-
-@lru_cache(maxsize=1)
-def connect(url: str) -> Broker:
-    return Broker(url)
 
 
 def _reason(error: Exception) -> str:

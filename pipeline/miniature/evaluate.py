@@ -85,11 +85,13 @@ def agreement(judge: Judge, labels: Path, pictures: Path) -> Table:
         said = [_says(r, s, name) for r, s in zip(read, asked, strict=True)]
         table[name] = {
             "accuracy": round(sum(a == b for a, b in zip(eye, said, strict=True)) / len(eye), 4),
-            "kappa": round(kappa(eye, said), 4),
             "yes by eye": round(sum(eye) / len(eye), 4),
             "yes by judge": round(sum(said) / len(said), 4),
             "n": len(eye),
         }
+        beyond_chance = kappa(eye, said)
+        if beyond_chance is not None:
+            table[name]["kappa"] = round(beyond_chance, 4)
     return table
 
 

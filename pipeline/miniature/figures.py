@@ -30,10 +30,10 @@ def share(values: Sequence[bool]) -> dict[str, float]:
     }
 
 
-def kappa(one: Sequence[bool], other: Sequence[bool]) -> float:
-    """Cohen's kappa of two yes-or-no raters; nan where both always say the same."""
+def kappa(one: Sequence[bool], other: Sequence[bool]) -> float | None:
+    """Cohen's kappa of two yes-or-no raters; None where both give one same answer throughout."""
     n = len(one)
     agreed = sum(a == b for a, b in zip(one, other, strict=True)) / n
     p, q = sum(one) / n, sum(other) / n
     by_chance = p * q + (1 - p) * (1 - q)
-    return math.nan if by_chance == 1 else (agreed - by_chance) / (1 - by_chance)
+    return None if by_chance == 1 else (agreed - by_chance) / (1 - by_chance)

@@ -64,7 +64,7 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     network = ViltVerifier.from_pretrained(start) if start else new_network()
-    network.to(torch.float32)
+    torch.nn.Module.to(network, torch.float32)
     pools = [rendered(seed, renders, cache)]
     if vae is not None:
         blurred = rendered(seed + 2, renders // 4, cache)
@@ -76,10 +76,10 @@ def train(
         seed=seed,
         look_steps=0 if start else look_steps,
         learning_rate=learning_rate,
-        drawn_share=0.5 if drawn is not None else 0.0,
+        drawn_share=0.25 if drawn is not None else 0.0,
     )
     run(network, pools, settings, Budget(minutes, steps), work / "checkpoint.pt", resume)
-    apart = read_drawn(drawn, keep=range(7, 8)) if drawn else rendered(seed + 1, 2000, cache)
+    apart = read_drawn(drawn, keep=range(7, 10)) if drawn else rendered(seed + 1, 2000, cache)
     calibrate(network, apart, seed)
     save(network, out)
 

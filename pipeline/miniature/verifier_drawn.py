@@ -56,9 +56,16 @@ def draw_prompts(out: Path, base: Path, seed: int, count: int, held_out: bool) -
 
 
 def read_drawn(folder: Path) -> tuple[list[dict[str, object]], list[Image.Image]]:
-    """The lines of drawn.jsonl and their pictures."""
-    rows = [json.loads(line) for line in (folder / "drawn.jsonl").read_text("utf-8").splitlines()]
-    return rows, [Image.open(folder / f"{row['number']:05}.png") for row in rows]
+    """The lines of drawn.jsonl and their pictures, as far as they are drawn."""
+    lines = (folder / "drawn.jsonl").read_text("utf-8").splitlines()
+    rows: list[dict[str, object]] = []
+    images: list[Image.Image] = []
+    for row in map(json.loads, lines):
+        file = folder / f"{row['number']:05}.png"
+        if file.exists():
+            rows.append(row)
+            images.append(Image.open(file))
+    return rows, images
 
 
 def label_drawn(folder: Path, teacher: Judge) -> None:

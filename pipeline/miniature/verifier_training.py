@@ -127,7 +127,7 @@ def new_processor() -> ViltProcessor:
 
 
 def new_network() -> ViltVerifier:
-    """The miniature's verifier with random weights: 1.0M parameters, 16-pixel patches behind a stem of three stages."""
+    """The miniature's verifier with random weights: 1.0M parameters, 3 stem stages, 4x4 patches."""
     return ViltVerifier(
         ViltVerifierConfig(
             vocab_size=len(vocabulary()),
@@ -232,8 +232,10 @@ def platt(logits: Tensor, targets: Tensor, iterations: int = 30) -> tuple[float,
 
 def save(network: ViltVerifier, folder: Path) -> None:
     """The verifier's folder: float16 weights, configuration, tokenizer and image settings."""
-    network.to(torch.float16).save_pretrained(folder)
-    network.to(torch.float32)
+    module: nn.Module = network  # whose `to` has types
+    module.to(torch.float16)
+    network.save_pretrained(folder)
+    module.to(torch.float32)
     new_processor().save_pretrained(folder)
 
 

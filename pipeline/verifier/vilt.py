@@ -61,10 +61,10 @@ class Verifier:
         folder = Path(name) if Path(name).is_dir() else _fetch(name, revision)
         network = _load_network(folder, config.model)
         try:
-            from transformers import AutoTokenizer
+            from transformers import BertTokenizer
             from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
             processors: Any = ViltImageProcessorPil  # its types are lost on mypy
             processor = processors.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
@@ -73,7 +73,8 @@ class Verifier:
                 f"({_first_line(error)}): save a ViltProcessor into its folder"
             ) from error
         device = device_of(config.device)
-        network.to(device=device, dtype=dtype_of(config.dtype, device)).train(False)
+        module: torch.nn.Module = network  # whose `to` has types
+        module.to(device=device, dtype=dtype_of(config.dtype, device)).train(False)
         return cls(config.model, network, tokenizer, processor)
 
     @property
