@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline.miniature import verifier
+
 WEIGHTS = Path(__file__).parent / "weights"
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(verifier.app, name="verifier")
 
 Seed = Annotated[int, typer.Option(help="Determines pictures, weights and order.")]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints and results.")]

@@ -163,7 +163,3 @@ def measure(
             typer.echo(f"  {name:34} {value:.3f}")
     if json_file is not None:
         json_file.write_text(json.dumps(tables, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    app()

@@ -202,8 +202,8 @@ def train(
 def calibrate(network: ViltVerifier, pictures: Pictures, seed: int) -> None:
     """Folds a scale and a shift of each head's logits into its last layer, in place.
 
-    They are those that make the scores likeliest on these pictures (Platt 1999), so that 0.5 is
-    where right and wrong are equally likely.
+    They are those that make the scores likeliest on these pictures (Platt 1999), half of them with
+    a wrong caption, so that 0.5 is where right and wrong are equally likely.
     """
     logits, targets = _answers(network, pictures, seed)
     for column, head in ((FIDELITY, network.fidelity_head), (ALIGNMENT, network.alignment_head)):
@@ -214,19 +214,27 @@ def calibrate(network: ViltVerifier, pictures: Pictures, seed: int) -> None:
             last.bias.mul_(scale).add_(shift)
 
 
-def platt(logits: Tensor, targets: Tensor, iterations: int = 30) -> tuple[float, float]:
+def platt(logits: Tensor, targets: Tensor, iterations: int = 50) -> tuple[float, float]:
     """The scale and shift of (N,) logits that make (N,) targets in [0, 1] likeliest.
 
-    Newton's method on the cross-entropy, which is convex; a little weight decay keeps it finite.
+    Newton's method on the cross-entropy, which is convex, with steps halved until they help; a
+    little weight decay keeps the optimum finite.
     """
     rows = torch.stack([logits, torch.ones_like(logits)], dim=1)
-    start = torch.tensor([1.0, 0.0], dtype=rows.dtype)
-    at = start
+    start = at = torch.tensor([1.0, 0.0], dtype=rows.dtype)
+
+    def loss(here: Tensor) -> float:
+        away = (here - start).square().sum() / 2
+        return float(bce(rows @ here, targets, reduction="sum") + away)
+
     for _ in range(iterations):
         scores = (rows @ at).sigmoid()
         gradient = rows.T @ (scores - targets) + (at - start)
         curvature = rows.T @ (rows * (scores * (1 - scores))[:, None]) + torch.eye(2).to(rows)
-        at = at - torch.linalg.solve(curvature, gradient)
+        step = torch.linalg.solve(curvature, gradient)
+        while loss(at - step) > loss(at) and float(step.abs().max()) > 1e-9:
+            step = step / 2
+        at = at - step
     return float(at[0]), float(at[1])
 
 
@@ -240,13 +248,13 @@ def save(network: ViltVerifier, folder: Path) -> None:
 
 
 def _answers(network: ViltVerifier, pictures: Pictures, seed: int) -> tuple[Tensor, Tensor]:
-    """Logits and targets, (N, 2) each, of every picture with one caption."""
+    """Logits and targets, (N, 2) each, of every picture with one caption, half of them wrong."""
     rng, tokenizer = random.Random(seed), new_processor().tokenizer
     logits, targets = [], []
     faithful = pictures.faithful()
     for first in range(0, len(pictures), 64):
         chosen = list(range(first, min(first + 64, len(pictures))))
-        captions = [pictures.asked[i] or any_caption(pictures.scene(i), rng) for i in chosen]
+        captions = [any_caption(pictures.scene(i), rng, wrong_rate=0.5) for i in chosen]
         differs = differences(
             captions, [shown[chosen] for shown in pictures.shown], pictures.faults[chosen]
         )
