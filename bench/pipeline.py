@@ -81,7 +81,7 @@ class Orchestration:
 
 
 def main(
-    bases: Annotated[int, typer.Option(help="Base prompts of the whole pipeline.")] = 24,
+    bases: Annotated[int, typer.Option(help="Base prompts of the whole pipeline.")] = 48,
     sizes: Annotated[str, typer.Option(help="Base prompts of orchestration.")] = "100,1000,10000",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here.")
@@ -310,7 +310,7 @@ def show(loop: Rate, whole: Rate, runs: list[Orchestration]) -> None:
         "a base prompt",
         "left",
         "keys left",
-        "largest RSS, MB",
+        "largest RSS, MB (bench, then workers)",
     ):
         table.add_column(column, justify="right")
     for run in runs:
@@ -321,7 +321,7 @@ def show(loop: Rate, whole: Rate, runs: list[Orchestration]) -> None:
             f"{run.redis_peak_bytes / max(1, run.in_flight_bases):,.0f} B",
             f"{run.redis_left_bytes:,} B",
             f"{run.redis_left_keys}",
-            ", ".join(f"{name} {mb:.0f}" for name, mb in run.rss_mb.items()),
+            " ".join(f"{mb:.0f}" for mb in run.rss_mb.values()),
         )
     out.print(table)
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -177,12 +178,13 @@ def test_flower_asks_for_a_login_and_names_tasks_readably(place: Place) -> None:
     port = _free_port()
     up = place.start("up", "--flower-port", str(port))
     url = f"http://127.0.0.1:{port}"
+    stack = ExitStack()
     try:
         until(lambda: _answers(url), "Flower")
         password = (place.folder / ".ppv" / "flower-password").read_text()
         assert httpx.get(f"{url}/workers").status_code == 401
         assert httpx.get(f"{url}/workers", auth=("ppv", "wrong")).status_code == 401
-        login = httpx.Client(base_url=url, auth=("ppv", password), timeout=20)
+        login = stack.enter_context(httpx.Client(base_url=url, auth=("ppv", password), timeout=20))
         until(lambda: len(login.get("/api/workers?refresh=1").json()) == 3, "three workers")
 
         assert place.ppv("enqueue", "bases.txt", "--run", "shown").code == 0
@@ -193,6 +195,7 @@ def test_flower_asks_for_a_login_and_names_tasks_readably(place: Place) -> None:
         shown = {task["args"] for task in tasks if task["name"] == "propose"}
         assert all(args.startswith("shown: 4 proposals, batch ") for args in shown)
     finally:
+        stack.close()
         up.send_signal(signal.SIGINT)
         assert place.end(up).code == 130
     until(lambda: not place.processes(), "all children ended", deadline_s=10)
@@ -200,9 +203,9 @@ def test_flower_asks_for_a_login_and_names_tasks_readably(place: Place) -> None:
 
 def test_enqueueing_fills_redis_only_up_to_the_window(tmp_path: Path, models: Path) -> None:
     place = Place(tmp_path, models, [f"a hand with a mug, number {n}" for n in range(2000)])
-    with services(Settings(state_dir=tmp_path / ".ppv")):
+    with services(Settings(state_dir=tmp_path / ".ppv")), ExitStack() as stack:
         embedded = Embedded.model_validate_json((tmp_path / ".ppv" / "embedded.json").read_text())
-        queues = redis.Redis.from_url(embedded.broker_url)
+        queues = stack.enter_context(redis.Redis.from_url(embedded.broker_url))
         feeding = place.start("enqueue", "bases.txt", "--run", "window")
         until(lambda: queues.llen("prompt") == 16, "a full window")
         time.sleep(1)

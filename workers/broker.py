@@ -36,6 +36,9 @@ class Broker:
                 "special characters of the password percent-encoded"
             ) from None
 
+    def close(self) -> None:
+        self._redis.close()
+
     def ping(self) -> None:
         """Raises ServiceError, with the address, if nobody answers or the password is wrong."""
         try:

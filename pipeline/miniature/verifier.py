@@ -33,9 +33,6 @@ def train(
     drawn: Annotated[
         Path | None, typer.Option(help="Folder of drawn pictures, labelled by a teacher.")
     ] = None,
-    vae: Annotated[
-        Path | None, typer.Option(help="Autoencoder that a part of the renders goes through.")
-    ] = None,
     start: Annotated[
         Path | None, typer.Option(help="Verifier folder to go on from, instead of random weights.")
     ] = None,
@@ -47,11 +44,10 @@ def train(
 ) -> None:
     """Trains from scratch on renders, or goes on with drawn pictures mixed in."""
     import torch
-    from diffusers import AutoencoderKL
 
     from pipeline.miniature.loop import Budget
     from pipeline.miniature.verifier_data import drawn as read_drawn
-    from pipeline.miniature.verifier_data import rendered, through, together
+    from pipeline.miniature.verifier_data import rendered
     from pipeline.miniature.verifier_training import (
         Settings,
         calibrate,
@@ -66,10 +62,6 @@ def train(
     network = ViltVerifier.from_pretrained(start) if start else new_network()
     torch.nn.Module.to(network, torch.float32)
     pools = [rendered(seed, renders, cache)]
-    if vae is not None:
-        blurred = rendered(seed + 2, renders // 4, cache)
-        autoencoder = AutoencoderKL.from_pretrained(vae).eval()
-        pools[0] = together(pools[0], through(autoencoder, blurred, seed))
     if drawn is not None:
         pools.append(read_drawn(drawn, keep=range(7)))
     settings = Settings(

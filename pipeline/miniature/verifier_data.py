@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from pipeline.miniature.captions import ATTRIBUTES, Caption, any_caption, full, values_of
 from pipeline.miniature.data import renders
-from pipeline.miniature.judge_training import round_trip
 from pipeline.miniature.scenes import HAND_FAULTS, Scene, is_held_out
 
 SEEN_FAULTS = (*HAND_FAULTS, "out_of_reach")
@@ -96,22 +94,6 @@ def drawn(folder: Path, keep: range = range(10)) -> Pictures:
         [torch.tensor([row["shown"][name] for row in rows]) for name in ATTRIBUTES],
         torch.tensor([[row["faults"][fault] for fault in SEEN_FAULTS] for row in rows]),
         [full(row["asked"], row["variant"]) for row in rows],
-    )
-
-
-def through(vae: AutoencoderKL, pictures: Pictures, seed: int) -> Pictures:
-    """The pictures as the base model's autoencoder would have drawn them."""
-    passed = round_trip(vae, pictures.pixels.permute(0, 2, 3, 1), seed).permute(0, 3, 1, 2)
-    return replace(pictures, pixels=passed.contiguous())
-
-
-def together(one: Pictures, other: Pictures) -> Pictures:
-    """Both, one after the other."""
-    return Pictures(
-        torch.cat([one.pixels, other.pixels]),
-        [torch.cat(pair) for pair in zip(one.shown, other.shown, strict=True)],
-        torch.cat([one.faults, other.faults]),
-        [*one.asked, *other.asked],
     )
 
 

@@ -1,7 +1,7 @@
 """What every command begins with: settings, a store, and a broker where one is needed."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from storage.objects import ObjectStore
@@ -25,8 +25,7 @@ class Session:
 def session() -> Iterator[Session]:
     """Store and broker, started if they are not configured and nobody keeps them up."""
     config = settings()
-    with services(config) as children:
-        broker = Broker(broker_url(config))
+    with services(config) as children, closing(Broker(broker_url(config))) as broker:
         yield Session(config, store_of(config), broker, children)
 
 
