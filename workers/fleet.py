@@ -66,10 +66,7 @@ def celery_worker(
     command = [sys.executable, "-m", "celery", f"--app={app_module}", "worker"]
     command += [f"--queues={queue}", f"--hostname={queue}-{os.getpid()}@%h", "--loglevel=WARNING"]
     command += ["--without-gossip", "--without-mingle"]
-    # Two torch processes share these cores: one that waits must not spin.
-    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    logs = settings.state_dir / "logs"
-    return Child(f"worker-{queue}", command, logs, quiet | dict(environment))
+    return Child(f"worker-{queue}", command, settings.state_dir / "logs", environment)
 
 
 def flower(settings: Settings, port: int) -> Child:

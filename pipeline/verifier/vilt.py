@@ -183,17 +183,17 @@ def _load_network(folder: Path, name: str) -> ViltVerifier:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"verifier {name!r} has no readable config.json ({_first_line(error)}): give a folder "
-            "that `ppv train verifier` saved"
+            "that a ViltVerifier was saved to"
         ) from error
     if kind == "vilt":
         raise ModelError(
-            f"ViLT backbone {name!r} has no fidelity and alignment heads: train them by "
-            "`ppv train verifier` and give the folder that it saves"
+            f"ViLT backbone {name!r} has no fidelity and alignment heads, and untrained ones judge "
+            "nothing: give a folder with a ViltVerifier whose heads were trained"
         )
     if kind != "vilt_verifier":
         raise ModelError(
             f"model {name!r} is of type {kind!r}, no ViLT verifier: give a folder that "
-            "`ppv train verifier` saved"
+            "a ViltVerifier was saved to"
         )
     try:
         loaded: Any = ViltVerifier.from_pretrained(
@@ -206,7 +206,7 @@ def _load_network(folder: Path, name: str) -> ViltVerifier:
         wrong = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
         raise ModelError(
             f"verifier {name!r} lacks {len(wrong)} weights ({wrong[0]}, ...): give a folder that "
-            "`ppv train verifier` saved"
+            "a ViltVerifier was saved to"
         )
     return cast("ViltVerifier", network.float())
 
