@@ -67,6 +67,8 @@ class Progress:
             self.run = self._folder.read()
             self._count_inputs()
         for record in self.new_records():
+            if record.id in self.failed:  # given up by one worker, done by another
+                tally.failed -= 1
             category = tally.by_category.setdefault(
                 record.proposal.prompt.category, CategoryTally()
             )

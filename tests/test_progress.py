@@ -131,6 +131,17 @@ def test_a_failure_of_what_was_judged_after_all_does_not_count(folder: RunFolder
     assert (tally.accepted, tally.failed, tally.missing) == (3, 0, 9)
 
 
+def test_a_record_that_comes_after_a_failure_takes_its_place(folder: RunFolder) -> None:
+    progress, batch = Progress(folder), proposals()[0]
+    folder.write_failure(failed(batch.proposals[0].id, "propose"))
+    assert progress.update().failed == 1
+    missing = progress.tally.missing
+    folder.write_records(batch, judged(batch, 0.9))
+    tally = progress.update()
+    assert tally.failed == 0
+    assert tally.missing == missing + 1 - len(batch.draws)
+
+
 def test_a_run_is_finished_only_when_all_of_it_was_enqueued(folder: RunFolder) -> None:
     for batch in proposals():
         folder.write_records(batch, judged(batch, 0.9))
