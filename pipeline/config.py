@@ -7,8 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.prompter.instructions import Instructions
+from pipeline.prompter.prices import Price
 from pipeline.taxonomy import Taxonomy
-from pipeline.types import Frozen, ModelRef, RunName, Sampler, Thresholds, digest
+from pipeline.types import (
+    Frozen,
+    ModelRef,
+    PrompterRef,
+    RunName,
+    Sampler,
+    Thresholds,
+    Usage,
+    digest,
+)
 
 MINIATURE = "miniature"
 """The model name that stands for the weights which come with the project."""
@@ -18,14 +29,40 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class PrompterConfig(Frozen):
-    """How a base prompt becomes detailed prompts."""
+    """How a base prompt becomes detailed prompts: whatever shapes their text."""
 
     kind: Literal["grammar", "openai"] = "grammar"
     taxonomy: str = MINIATURE  # a name of pipeline/taxonomies, or a YAML file
     prompts_per_base: Annotated[int, Field(ge=1, le=256)] = 4
-    model: str = "gpt-4o-mini"  # openai only
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0  # openai only
-    timeout_s: Annotated[float, Field(gt=0)] = 60.0  # openai only, per request
+    fit: Literal["both", "proposer"] = "both"
+    """Whose text encoders must take a prompt whole. The verifier's is usually the narrower one:
+    with "proposer", prompts may be longer, and it judges them clause by clause."""
+    near_duplicate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
+    """The Jaccard similarity of word trigrams from which two texts count as one."""
+
+    # openai only
+    instructions: str = "default"  # a name of pipeline/prompter/prompts, or a YAML file
+    model: str = "gpt-4o-mini"
+    base_url: Annotated[str, Field(pattern=r"^(https?://[^@\s]+)?$")] = ""  # "": OPENAI_BASE_URL's
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    seed: int | None = None  # for servers that sample by it
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None  # of one answer
+    tries: Annotated[int, Field(ge=1, le=20)] = 3  # requests until a base prompt is given up
+
+
+class EndpointConfig(Frozen):
+    """How a run may use the prompter's endpoint. None of it shapes a prompt; it can change."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0  # per request
+    patience_s: Annotated[float, Field(ge=0)] = 900.0  # with an endpoint that is away or busy
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 64  # requests of a run under way at once
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None  # of all workers together
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    spend_limit_usd: Annotated[float, Field(gt=0)] | None = None
+    prices: str = "default"  # a name of pipeline/prompter/prices, or a YAML file
+    batch_requests: Annotated[int, Field(ge=1)] = 50_000  # of one file, with --batch
+    batch_bytes: Annotated[int, Field(ge=1024)] = 200_000_000
+    batch_poll_s: Annotated[float, Field(gt=0)] = 30.0
 
 
 class ProposerConfig(Frozen):
@@ -58,6 +95,9 @@ class Run(Frozen):
     name: RunName
     prompter: PrompterConfig
     taxonomy: Taxonomy
+    instructions: Instructions
+    endpoint: EndpointConfig = EndpointConfig()
+    price: Price | None = None  # of the prompter's model, where one is known
     proposer: ProposerConfig
     proposers: Annotated[tuple[ModelRef, ...], Field(min_length=1)]
     verifier: VerifierConfig
@@ -65,21 +105,47 @@ class Run(Frozen):
     versions: dict[str, str]  # of the libraries that shape the pixels and the scores
     created_at: str  # ISO 8601, UTC
     base_prompts: int | None = None  # how many there are, once all have been enqueued
+    retried: int = 0  # how often failures were forgotten, to be tried again
+    spent_before: Usage = Usage()  # on those
 
     @property
     def prompter_digest(self) -> str:
         """What determines the detailed prompts of a base prompt."""
         return digest(
-            {"config": self.prompter.model_dump(), "taxonomy": self.taxonomy.model_dump()}
+            {
+                "config": self.prompter.model_dump(mode="json"),
+                "taxonomy": self.taxonomy.model_dump(),
+                "instructions": self.instructions.model_dump(),
+            }
         )
 
     @property
-    def proposals_per_base(self) -> int:
-        return (
-            self.prompter.prompts_per_base * self.proposer.images_per_prompt * len(self.proposers)
+    def prompter_ref(self) -> PrompterRef:
+        kind = self.prompter.kind
+        return PrompterRef(
+            name=f"openai {self.prompter.model}" if kind == "openai" else kind,
+            taxonomy=digest(self.taxonomy.model_dump()),
+            instructions=digest(self.instructions.model_dump()),
         )
+
+    @property
+    def proposals_per_prompt(self) -> int:
+        return self.proposer.images_per_prompt * len(self.proposers)
+
+    @property
+    def proposals_per_base(self) -> int:
+        return self.prompter.prompts_per_base * self.proposals_per_prompt
 
     @property
     def identity(self) -> dict[str, object]:
         """What two calls under one name must agree on."""
-        return self.model_dump(exclude={"versions", "created_at", "base_prompts"})
+        mutable = {
+            "versions",
+            "created_at",
+            "base_prompts",
+            "retried",
+            "spent_before",
+            "endpoint",
+            "price",
+        }
+        return self.model_dump(mode="json", exclude=mutable)

@@ -8,7 +8,16 @@ PpvError
 ├── RunStalled        a run does not end: exit code 1
 └── ItemError         one item cannot be done: recorded as a failure, the rest goes on
     └── PromptFailed      the prompter has no detailed prompt for a base prompt
+        ├── PromptRefused     the language model declined
+        ├── PromptFiltered    the provider's content filter stopped request or answer
+        ├── PromptTruncated   no answer came to its end before the length limit
+        ├── PromptUnusable    no answer held what was asked for
+        ├── PromptRejected    the endpoint calls the request itself wrong
+        ├── EndpointAway      the endpoint stayed away, or busy, longer than the run is patient
+        └── SpendingLimit     the run may not spend more
 """
+
+from pipeline.types import Usage
 
 
 class PpvError(Exception):
@@ -40,4 +49,43 @@ class ItemError(PpvError):
 
 
 class PromptFailed(ItemError):
-    """The prompter has no detailed prompt for this base prompt."""
+    """The prompter has no detailed prompt for this base prompt.
+
+    usage: what was paid all the same. answers: the keys of those that could not be used.
+    """
+
+    def __init__(self, message: str, usage: Usage = Usage(), answers: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.usage, self.answers = usage, answers
+
+    @property
+    def named(self) -> str:
+        return f"{type(self).__name__}: {self}"
+
+
+class PromptRefused(PromptFailed):
+    """The language model declined; the message holds its words."""
+
+
+class PromptFiltered(PromptFailed):
+    """The provider's content filter stopped the request or its answer."""
+
+
+class PromptTruncated(PromptFailed):
+    """No answer came to its end before the length limit."""
+
+
+class PromptUnusable(PromptFailed):
+    """No answer held what was asked for."""
+
+
+class PromptRejected(PromptFailed):
+    """The endpoint calls the request itself wrong, and will do so again."""
+
+
+class EndpointAway(PromptFailed):
+    """The endpoint stayed away, or busy, longer than the run is patient."""
+
+
+class SpendingLimit(PromptFailed):
+    """The run has spent what it may."""

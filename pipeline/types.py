@@ -41,6 +41,18 @@ class BasePrompt(Frozen):
         return digest({"base": self.text})
 
 
+class Reading(Frozen):
+    """How a model reads a prompt: in how many tokens, special ones included, and of how many."""
+
+    tokens: Annotated[int, Field(ge=0)]
+    limit: Annotated[int, Field(ge=1)]  # what its text encoder takes at once
+
+    @property
+    def unread(self) -> int:
+        """Tokens beyond the limit."""
+        return max(0, self.tokens - self.limit)
+
+
 class DetailedPrompt(Frozen):
     """What the prompter makes of a base prompt: a full description, its category and attributes."""
 
@@ -50,11 +62,61 @@ class DetailedPrompt(Frozen):
     text: Annotated[str, StringConstraints(min_length=1)]
     category: str  # a hand-pose category of the run's taxonomy
     attributes: dict[str, str] = {}  # what the text says, by name: {"object": "mug", ...}
+    readings: dict[str, Reading] = {}  # by stage: {"proposer": ..., "verifier": ...}
+    cut: str = ""  # the end of what the prompter wrote, where no shorter wording fit the budget
+    repeats: bool = False  # nearly a text that the run has already, and nothing newer was found
 
     @staticmethod
     def id_of(prompter: str, base: str, index: int) -> str:
         """prompter: the digest of the prompter's configuration."""
         return digest({"prompter": prompter, "base": base, "index": index})
+
+
+class Usage(Frozen):
+    """What a language model was paid for; no price is known where usd is None."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        known = self.usd is not None and other.usd is not None
+        return Usage(
+            requests=self.requests + other.requests,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            usd=(self.usd or 0.0) + (other.usd or 0.0) if known else None,
+        )
+
+
+class Answer(Frozen):
+    """What a language model said to one request, usable or not: it was paid for, so it is kept."""
+
+    content: str | None
+    refusal: str | None = None
+    finish_reason: str | None = None  # stop, length, content_filter; None: there was no choice
+    model: str = ""  # as the endpoint names what answered
+    usage: Usage = Usage(requests=1)
+    run: str = ""  # the run that paid
+
+
+class Expansion(Frozen):
+    """What became of one base prompt: its detailed prompts, and what they took to make."""
+
+    prompts: Annotated[tuple[DetailedPrompt, ...], Field(min_length=1)]
+    usage: Usage = Usage()  # what this run paid for; answers from the cache cost nothing
+    dropped: tuple[str, ...] = ()  # texts that nearly repeated others, and were replaced
+    shortfall: str = ""  # why there are fewer prompts than asked for, if there are
+    answers: tuple[Id, ...] = ()  # those that could not be used
+
+
+class PrompterRef(Frozen):
+    """What wrote a prompt, and the hashes of the files that told it how."""
+
+    name: str  # "grammar", or "openai" and its model
+    taxonomy: Id
+    instructions: Id
 
 
 class ModelRef(Frozen):
@@ -198,6 +260,7 @@ class Record(Frozen):
     proposal: Proposal
     image: str  # the picture's key in the store, below the run
     image_sha256: str
+    prompter: PrompterRef
     verifier: ModelRef
     verdict: Verdict
     unread_tokens: int = 0  # tokens of the prompt that the proposer's text encoders could not take
@@ -211,3 +274,6 @@ class Failure(Frozen):
     subject: str  # the text that failed
     error: str
     tries: Annotated[int, Field(ge=1)]
+    proposals: int = 1  # how many are lost with it
+    usage: Usage = Usage()  # what was paid for in vain
+    answers: tuple[Id, ...] = ()  # those that could not be used: asked for anew when tried again

@@ -79,8 +79,7 @@ class Progress:
                 tally.rejected += 1
                 category.rejected += 1
         for failure in self._new_failures():
-            per_failure = self.run.proposals_per_base if failure.stage == "prompt" else 1
-            tally.failed += per_failure
+            tally.failed += failure.proposals
         tally.prompted = sum(1 for _ in self._folder.prompted_ids())
         tally.drawn = sum(1 for _ in self._folder.image_ids())
         return tally

@@ -2,10 +2,11 @@
 
     runs/<run>/run.json                      the frozen configuration
     runs/<run>/inputs/<prompt-batch-id>.jsonl  base prompts as they were enqueued
-    runs/<run>/prompts/<base-id>.json        the detailed prompts of one base prompt
+    runs/<run>/prompts/<base-id>.json        the detailed prompts of one base prompt, their cost
     runs/<run>/images/<proposal-id>.png      the picture, lossless
     runs/<run>/records/<batch-id>.jsonl      the records of one verified batch
     runs/<run>/failures/<id>.json            what was given up
+    runs/<run>/batches/<chunk-id>.json       what was sent to the provider's batches endpoint
 
 Inputs are kept so that a run can be finished from the store alone, whatever became of the queue.
 """
@@ -18,8 +19,10 @@ from pipeline.config import Run
 from pipeline.errors import InputError
 from pipeline.types import (
     BasePrompt,
-    DetailedPrompt,
+    Expansion,
     Failure,
+    Frozen,
+    Id,
     PromptBatch,
     ProposalBatch,
     Record,
@@ -27,7 +30,6 @@ from pipeline.types import (
 )
 from storage.objects import ObjectNotFound, ObjectStore
 
-_PROMPTS = TypeAdapter(tuple[DetailedPrompt, ...])
 _RUN_NAME = TypeAdapter(RunName)
 
 
@@ -46,6 +48,17 @@ def check_run_name(name: str) -> str:
 def run_names(store: ObjectStore) -> list[str]:
     """The runs that the store holds, sorted."""
     return sorted(name for name in store.folders("runs") if store.exists(f"runs/{name}/run.json"))
+
+
+class SentBatch(Frozen):
+    """Requests that went to the provider's batches endpoint as one file."""
+
+    chunk: Id  # a hash of the requests' keys
+    address: str  # of the endpoint
+    batch: str  # the provider's ids
+    input_file: str
+    requests: int
+    done: bool = False  # its answers are in the cache
 
 
 class RunFolder:
@@ -94,16 +107,24 @@ class RunFolder:
 
     # Detailed prompts
 
-    def read_prompts(self, base: BasePrompt) -> tuple[DetailedPrompt, ...] | None:
-        """None if the base prompt has none yet."""
+    def read_expansion(self, base: BasePrompt) -> Expansion | None:
+        """None if the base prompt has no detailed prompts yet."""
         try:
-            return _PROMPTS.validate_json(self.store.get(self._key("prompts", f"{base.id}.json")))
+            return Expansion.model_validate_json(self.store.get(self._expansion_key(base.id)))
         except ObjectNotFound:
             return None
 
-    def write_prompts(self, base: BasePrompt, prompts: Iterable[DetailedPrompt]) -> None:
-        data = _PROMPTS.dump_json(tuple(prompts))
-        self.store.put(self._key("prompts", f"{base.id}.json"), data)
+    def write_expansion(self, base: BasePrompt, expansion: Expansion) -> None:
+        data = expansion.model_dump_json().encode()
+        self.store.put(self._expansion_key(base.id), data)
+
+    def expansions(self) -> Iterator[Expansion]:
+        """Of every base prompt that has one; a stream, in no order."""
+        for base_id in self.prompted_ids():
+            yield Expansion.model_validate_json(self.store.get(self._expansion_key(base_id)))
+
+    def _expansion_key(self, base_id: str) -> str:
+        return self._key("prompts", f"{base_id}.json")
 
     def prompted_ids(self) -> Iterator[str]:
         return self._ids("prompts")
@@ -144,6 +165,28 @@ class RunFolder:
         lines = self.store.get(self._key("records", f"{batch_id}.jsonl")).splitlines()
         return [Record.model_validate_json(line) for line in lines]
 
+    # Batches at the provider
+
+    def write_batch(self, sent: SentBatch) -> None:
+        data = sent.model_dump_json(indent=1).encode()
+        self.store.put(self._key("batches", f"{sent.chunk}.json"), data)
+
+    def read_batch(self, chunk: str) -> SentBatch | None:
+        """None if this chunk was never sent."""
+        try:
+            return SentBatch.model_validate_json(
+                self.store.get(self._key("batches", f"{chunk}.json"))
+            )
+        except ObjectNotFound:
+            return None
+
+    def batches(self) -> Iterator[SentBatch]:
+        """All that were ever sent, done or not."""
+        for chunk in self._ids("batches"):
+            sent = self.read_batch(chunk)
+            if sent is not None:
+                yield sent
+
     # Failures
 
     def write_failure(self, failure: Failure) -> None:
@@ -158,9 +201,11 @@ class RunFolder:
             self.store.get(self._key("failures", f"{failure_id}.json"))
         )
 
-    def forget_failure(self, failure_id: str) -> None:
-        """So that a resumed run tries it again."""
-        self.store.delete(self._key("failures", f"{failure_id}.json"))
+    def forget_failure(self, failure: Failure) -> None:
+        """So that a resumed run tries it again; a base prompt, from its beginning."""
+        if failure.stage == "prompt":
+            self.store.delete(self._expansion_key(failure.id))
+        self.store.delete(self._key("failures", f"{failure.id}.json"))
 
 
 def _jsonl(lines: Iterable[str]) -> bytes:

@@ -16,18 +16,17 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.types import (
-    ClauseScore,
     DetailedPrompt,
     ModelRef,
     Proposal,
     Record,
     Sampler,
     Thresholds,
-    Verdict,
 )
 from storage.cards import CardFacts, CategoryCount, ExportFormat, render_card
 from storage.export import ExportSummary, ImageDamaged, export
 from storage.objects import ObjectNotFound
+from tests.tiny import a_record
 
 FORMATS: list[ExportFormat] = ["hf", "webdataset", "imagefolder"]
 PROPOSER = ModelRef(name="base", weights="sha256:" + "a" * 64)
@@ -52,20 +51,7 @@ def _record(n: int, image: bytes) -> Record:
         attributes={"object": "mug"},
     )
     proposal = Proposal(prompt=prompt, proposer=PROPOSER, seed=2**63 - 1 - n, sampler=Sampler())
-    return Record(
-        id=proposal.id,
-        run="demo",
-        proposal=proposal,
-        image=f"images/{proposal.id}.png",
-        image_sha256=hashlib.sha256(image).hexdigest(),
-        verifier=VERIFIER,
-        verdict=Verdict(
-            fidelity=0.75,
-            alignment=0.1 + 0.5,
-            clauses=(ClauseScore(text=text, fidelity=0.75, alignment=0.6),),
-            thresholds=Thresholds(),
-        ),
-    )
+    return a_record(proposal, 0.75, 0.1 + 0.5, image=image, run="demo")
 
 
 class Run:

@@ -9,21 +9,18 @@ import pytest
 from pipeline.config import PrompterConfig, ProposerConfig
 from pipeline.types import (
     BasePrompt,
-    ClauseScore,
     DetailedPrompt,
     Failure,
     PromptBatch,
     ProposalBatch,
     Record,
-    Thresholds,
-    Verdict,
     digest,
 )
 from storage.folder import FolderStore
 from storage.progress import Progress, failures, records
 from storage.runs import RunFolder
 from storage.seen import Seen
-from tests.tiny import a_run
+from tests.tiny import a_record, a_run
 from workers.canvas import batches
 
 
@@ -70,23 +67,12 @@ def proposals() -> list[ProposalBatch]:
 
 
 def judged(batch: ProposalBatch, score: float) -> Iterator[Record]:
-    clause = ClauseScore(text="a", fidelity=score, alignment=score)
-    for proposal in batch.proposals:
-        yield Record(
-            id=proposal.id,
-            run=RUN.name,
-            proposal=proposal,
-            image=f"images/{proposal.id}.png",
-            image_sha256="0" * 64,
-            verifier=RUN.verifier_ref,
-            verdict=Verdict(
-                fidelity=score, alignment=score, clauses=(clause,), thresholds=Thresholds()
-            ),
-        )
+    return (a_record(proposal, score, score, run=RUN.name) for proposal in batch.proposals)
 
 
 def failed(id: str, stage: str) -> Failure:
-    return Failure(id=id, stage=stage, subject="a mug", error="it broke", tries=3)
+    lost = RUN.proposals_per_base if stage == "prompt" else 1
+    return Failure(id=id, stage=stage, subject="a mug", error="it broke", tries=3, proposals=lost)
 
 
 def test_a_fresh_run_misses_everything(folder: RunFolder) -> None:

@@ -18,10 +18,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from pipeline.config import PrompterConfig, ProposerConfig, Run, VerifierConfig
-from pipeline.taxonomy import load_taxonomy
+from pipeline.config import VerifierConfig
 from pipeline.types import (
-    ClauseScore,
     DetailedPrompt,
     Failure,
     ModelRef,
@@ -29,27 +27,24 @@ from pipeline.types import (
     Record,
     Sampler,
     Thresholds,
-    Verdict,
     digest,
 )
 from storage.objects import ObjectNotFound
 from storage.progress import Tally
+from tests.tiny import a_record, a_run
 from workers.pages.report import Choice, Troubles, data_uri, margin, write_report
 from workers.pages.wording import percent, score, visible
 
 MODEL = ModelRef(name="miniature", weights="sha256:" + "0123456789abcdef" * 4)
 THRESHOLDS = Thresholds(fidelity=0.6, alignment=0.5)
-RUN = Run(
-    name="demo",
-    prompter=PrompterConfig(),
-    taxonomy=load_taxonomy("miniature"),
-    proposer=ProposerConfig(),
-    proposers=(MODEL,),
-    verifier=VerifierConfig(thresholds=THRESHOLDS),
-    verifier_ref=MODEL,
-    versions={"torch": "2.13.0"},
-    created_at="2026-11-23T16:20:09+00:00",
-    base_prompts=1,
+RUN = a_run(base_prompts=1).model_copy(
+    update={
+        "name": "demo",
+        "proposers": (MODEL,),
+        "verifier": VerifierConfig(thresholds=THRESHOLDS),
+        "verifier_ref": MODEL,
+        "created_at": "2026-11-23T16:20:09+00:00",
+    }
 )
 HOSTILE = (
     "<script>window.hacked = 1</script>",
@@ -61,7 +56,7 @@ HOSTILE = (
 )
 
 
-def a_record(
+def judged(
     number: int,
     fidelity: float,
     alignment: float,
@@ -73,20 +68,8 @@ def a_record(
         id=digest(["prompt", number]), base="a mug", index=0, text=text, category=category
     )
     proposal = Proposal(prompt=prompt, proposer=MODEL, seed=number, sampler=Sampler())
-    clause = ClauseScore(text=text, fidelity=fidelity, alignment=alignment)
-    return Record(
-        id=proposal.id,
-        run=RUN.name,
-        proposal=proposal,
-        image=f"images/{proposal.id}.png",
-        image_sha256="0" * 64,
-        verifier=MODEL,
-        verdict=Verdict(
-            fidelity=fidelity,
-            alignment=alignment,
-            clauses=(clause,) * clauses,
-            thresholds=THRESHOLDS,
-        ),
+    return a_record(
+        proposal, fidelity, alignment, thresholds=THRESHOLDS, clauses=clauses, run=RUN.name
     )
 
 
@@ -103,7 +86,7 @@ def any_picture(_: Record) -> bytes:
 def many(count: int) -> list[Record]:
     rng = random.Random(1)
     return [
-        a_record(i, rng.random(), rng.random(), rng.choice(("power", "pinch", "hook")))
+        judged(i, rng.random(), rng.random(), rng.choice(("power", "pinch", "hook")))
         for i in range(count)
     ]
 
@@ -129,11 +112,11 @@ def test_control_characters_become_visible() -> None:
 
 def test_the_page_says_the_numbers_of_the_run(tmp_path: Path) -> None:
     records = [
-        a_record(0, 0.6, 0.5),  # on both thresholds: accepted
-        a_record(1, 0.5, 0.9),
-        a_record(2, 0.9, 0.4),
-        a_record(3, 0.1, 0.1),
-        a_record(4, 0.9, 0.9, category="hook"),
+        judged(0, 0.6, 0.5),  # on both thresholds: accepted
+        judged(1, 0.5, 0.9),
+        judged(2, 0.9, 0.4),
+        judged(3, 0.1, 0.1),
+        judged(4, 0.9, 0.9, category="hook"),
     ]
 
     page = written(tmp_path, records, tally=Tally(expected=12, failed=3))
@@ -199,7 +182,7 @@ def test_rare_categories_are_all_there() -> None:
     for record in many(400):
         choice.add(record)
     for i in range(40):
-        choice.add(a_record(1000 + i, 0.9, 0.9, category=f"rare {i}"))
+        choice.add(judged(1000 + i, 0.9, 0.9, category=f"rare {i}"))
     categories = [record.proposal.prompt.category for record in choice.records()]
 
     assert len(set(categories)) == 43
@@ -213,7 +196,7 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     def stream() -> Iterator[Record]:
         nonlocal most
         for i in range(2000):
-            record = a_record(i, i % 97 / 97, i % 89 / 89)
+            record = judged(i, i % 97 / 97, i % 89 / 89)
             alive[i] = record
             most = max(most, len(alive))
             yield record
@@ -261,7 +244,7 @@ def test_a_missing_or_broken_picture_leaves_its_place(tmp_path: Path) -> None:
             raise ObjectNotFound("gone")
         return (b"", b"no picture", a_picture()[:60], a_picture())[record.proposal.seed - 1]
 
-    page = written(tmp_path, [a_record(i, 0.9, 0.9) for i in range(5)], image_of=image_of)
+    page = written(tmp_path, [judged(i, 0.9, 0.9) for i in range(5)], image_of=image_of)
 
     assert page.count("picture missing") == 4
     assert page.count("data:image/png") == 1
@@ -363,7 +346,7 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every hostile prompt, 6 accepted and 6 rejected ones in two categories."""
     records = [
-        a_record(
+        judged(
             i,
             fidelity=0.2 + 0.7 * (i % 2),
             alignment=0.8,

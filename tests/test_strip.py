@@ -9,36 +9,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.config import PrompterConfig, ProposerConfig, Run, VerifierConfig
-from pipeline.taxonomy import load_taxonomy
 from pipeline.types import (
     BasePrompt,
-    ClauseScore,
     DetailedPrompt,
     ModelRef,
     Proposal,
     Record,
     Sampler,
-    Thresholds,
-    Verdict,
     digest,
 )
 from storage.objects import ObjectNotFound
+from tests.tiny import a_record, a_run
 from workers.pages import strip
 from workers.pages.strip import draw_strip, telling_base_prompt, wrap
 
 MODEL = ModelRef(name="miniature", weights="sha256:" + "0123456789abcdef" * 4)
-RUN = Run(
-    name="demo",
-    prompter=PrompterConfig(),
-    taxonomy=load_taxonomy("miniature"),
-    proposer=ProposerConfig(),
-    proposers=(MODEL,),
-    verifier=VerifierConfig(),
-    verifier_ref=MODEL,
-    versions={},
-    created_at="2026-11-23T16:20:09+00:00",
-)
+RUN = a_run().model_copy(update={"name": "demo", "proposers": (MODEL,)})
 BLUE = (20, 40, 220)
 
 
@@ -48,28 +34,14 @@ def a_prompt(index: int, text: str = "a hand holding a mug", base: str = "a mug"
     )
 
 
-def a_record(prompt: DetailedPrompt, seed: int, *, accepted: bool) -> Record:
+def judged(prompt: DetailedPrompt, seed: int, *, accepted: bool) -> Record:
     proposal = Proposal(prompt=prompt, proposer=MODEL, seed=seed, sampler=Sampler())
-    fidelity = 0.8 if accepted else 0.2
-    return Record(
-        id=proposal.id,
-        run=RUN.name,
-        proposal=proposal,
-        image=f"images/{proposal.id}.png",
-        image_sha256="0" * 64,
-        verifier=MODEL,
-        verdict=Verdict(
-            fidelity=fidelity,
-            alignment=0.9,
-            clauses=(ClauseScore(text=prompt.text, fidelity=fidelity, alignment=0.9),),
-            thresholds=Thresholds(),
-        ),
-    )
+    return a_record(proposal, 0.8 if accepted else 0.2, 0.9, run=RUN.name)
 
 
 def of_base(base: str, accepted: int, rejected: int) -> list[Record]:
     prompt = a_prompt(0, base=base)
-    return [a_record(prompt, i, accepted=i < accepted) for i in range(accepted + rejected)]
+    return [judged(prompt, i, accepted=i < accepted) for i in range(accepted + rejected)]
 
 
 def blue_picture(_: Record) -> bytes:
@@ -135,8 +107,8 @@ def test_of_a_large_run_a_fixed_sample_is_compared(monkeypatch: pytest.MonkeyPat
 
 def test_accepted_pictures_have_a_green_frame_and_rejected_ones_are_pale(tmp_path: Path) -> None:
     prompt = a_prompt(0)
-    accepted = a_record(prompt, 1, accepted=True)
-    rejected = a_record(prompt, 2, accepted=False)
+    accepted = judged(prompt, 1, accepted=True)
+    rejected = judged(prompt, 2, accepted=False)
 
     image = drawn(tmp_path, [prompt], [rejected, accepted])
 
@@ -157,7 +129,7 @@ def _is_pale_blue(image: Image.Image, x: int) -> bool:
 
 def test_a_strip_is_the_same_each_time_and_in_any_order(tmp_path: Path) -> None:
     prompts = [a_prompt(i) for i in range(3)]
-    records = [a_record(p, s, accepted=s % 2 == 0) for p in prompts for s in range(3)]
+    records = [judged(p, s, accepted=s % 2 == 0) for p in prompts for s in range(3)]
 
     def picture_of_its_own(record: Record) -> bytes:
         file = io.BytesIO()
@@ -174,7 +146,7 @@ def test_a_strip_is_the_same_each_time_and_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rows", "across"), [(0, 0), (1, 0), (4, 2), (5, 3), (50, 40)])
 def test_size_is_bounded(tmp_path: Path, rows: int, across: int) -> None:
     prompts = [a_prompt(i, text="a hand holding a mug " * 100) for i in range(rows)]
-    records = [a_record(p, s, accepted=s % 3 == 0) for p in prompts for s in range(across)]
+    records = [judged(p, s, accepted=s % 3 == 0) for p in prompts for s in range(across)]
 
     image = drawn(tmp_path, prompts, records)
 
@@ -184,7 +156,7 @@ def test_size_is_bounded(tmp_path: Path, rows: int, across: int) -> None:
 
 def test_a_row_of_many_shows_accepted_and_rejected_ones(tmp_path: Path) -> None:
     prompt = a_prompt(0)
-    records = [a_record(prompt, s, accepted=s < 2) for s in range(40)]
+    records = [judged(prompt, s, accepted=s < 2) for s in range(40)]
 
     image = drawn(tmp_path, [prompt], records)
 
@@ -198,13 +170,13 @@ def test_a_row_of_many_shows_accepted_and_rejected_ones(tmp_path: Path) -> None:
 )
 def test_long_text_stays_in_its_column(tmp_path: Path, text: str) -> None:
     short, long = a_prompt(0, text="a mug"), a_prompt(0, text=text)
-    records = [a_record(long, s, accepted=False) for s in range(2)]
+    records = [judged(long, s, accepted=False) for s in range(2)]
 
     began = time.monotonic()
     wide = drawn(tmp_path, [long], records, base=text)
     assert time.monotonic() - began < 60  # quadratic time would take minutes
 
-    narrow = drawn(tmp_path, [short], [a_record(short, s, accepted=False) for s in range(2)])
+    narrow = drawn(tmp_path, [short], [judged(short, s, accepted=False) for s in range(2)])
     first_picture = min(x for x in range(600, 1600) if _is_pale_blue_anywhere(narrow, x))
     gap = range(first_picture - 40, first_picture - 2)
     white = (*strip.CARD, 255)
@@ -245,7 +217,7 @@ def test_a_missing_or_broken_picture_leaves_its_place(tmp_path: Path) -> None:
             raise ObjectNotFound("gone")
         return b"no picture"
 
-    records = [a_record(prompt, s, accepted=True) for s in range(2)]
+    records = [judged(prompt, s, accepted=True) for s in range(2)]
     draw_strip(RUN, "a mug", [prompt], records, image_of, tmp_path / "strip.png")
 
     with Image.open(tmp_path / "strip.png") as image:

@@ -1,11 +1,21 @@
 """Models with random weights, as small as their classes allow, in the layout of the real ones."""
 
+import hashlib
 import string
 from pathlib import Path
 
 from pipeline.config import PrompterConfig, ProposerConfig, Run, VerifierConfig
+from pipeline.prompter.instructions import load_instructions
 from pipeline.taxonomy import Taxonomy, load_taxonomy
-from pipeline.types import ModelRef
+from pipeline.types import (
+    ClauseScore,
+    ModelRef,
+    PrompterRef,
+    Proposal,
+    Record,
+    Thresholds,
+    Verdict,
+)
 
 
 def save_tiny_pipeline(folder: Path, *, seed: int = 0, text_length: int = 77) -> Path:
@@ -180,6 +190,7 @@ def a_run(
         name="tiny",
         prompter=prompter or PrompterConfig(),
         taxonomy=taxonomy or load_taxonomy("miniature"),
+        instructions=load_instructions("default"),
         proposer=proposer or ProposerConfig(),
         proposers=(model,),
         verifier=VerifierConfig(),
@@ -187,4 +198,33 @@ def a_run(
         versions={"torch": "2.13.0"},
         created_at="2026-11-23T12:00:00+00:00",
         base_prompts=base_prompts,
+    )
+
+
+def a_record(
+    proposal: Proposal,
+    fidelity: float,
+    alignment: float,
+    *,
+    thresholds: Thresholds = Thresholds(),
+    clauses: int = 1,
+    image: bytes = b"",
+    run: str = "tiny",
+) -> Record:
+    """The record of a proposal with these scores."""
+    clause = ClauseScore(text=proposal.prompt.text, fidelity=fidelity, alignment=alignment)
+    return Record(
+        id=proposal.id,
+        run=run,
+        proposal=proposal,
+        image=f"images/{proposal.id}.png",
+        image_sha256=hashlib.sha256(image).hexdigest(),
+        prompter=PrompterRef(name="grammar", taxonomy="0" * 32, instructions="1" * 32),
+        verifier=ModelRef(name="vilt", weights="sha256:" + "b" * 64),
+        verdict=Verdict(
+            fidelity=fidelity,
+            alignment=alignment,
+            clauses=(clause,) * clauses,
+            thresholds=thresholds,
+        ),
     )

@@ -1,6 +1,6 @@
 """Trying again what time may heal, and giving up, on record, what it will not.
 
-A store or a broker that is away fails the task, and Celery sends it again later (`PATIENT`).
+A service that is away fails the task, and Celery sends it again later (`PATIENT`).
 Anything else is about the items: tried a few times, then one by one, so that one bad item costs no
 other, then recorded as a failure.
 """
@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import tenacity
 from celery import Task
 
-from pipeline.errors import InputError, ItemError, ServiceError
-from pipeline.types import Failure, Proposal
+from pipeline.config import Run
+from pipeline.errors import InputError, ItemError, PromptFailed, ServiceError
+from pipeline.types import BasePrompt, Failure, Proposal
+from storage.runs import RunFolder
 from workers import resources
 
 TRIES = 3  # for an error that nobody foresaw
-ENDPOINT_TRIES = 5  # for a model behind a network that is away or busy: about a minute
 REDELIVERIES = 3  # of one batch, after which it is held to kill workers
 
 PATIENT: dict[str, Any] = {
@@ -41,12 +42,15 @@ class GivenUp(Exception):
 
 
 def persist(work: Callable[[], Result]) -> Result:
-    """What `work` returns, tried again after a growing pause. Raises GivenUp."""
+    """What `work` returns, tried again after a growing pause.
+
+    Raises GivenUp, and ServiceError at once: that is for the whole task to wait for.
+    """
     try:
         return tenacity.Retrying(
-            retry=tenacity.retry_if_not_exception_type((ItemError, InputError)),
+            retry=tenacity.retry_if_not_exception_type((ItemError, InputError, ServiceError)),
             wait=tenacity.wait_exponential_jitter(initial=0.2, max=30),
-            stop=_enough,
+            stop=tenacity.stop_after_attempt(TRIES),
         )(work)
     except tenacity.RetryError as error:
         cause = error.last_attempt.exception()
@@ -89,6 +93,23 @@ def give_up(run: str, stage: str, proposal: Proposal, error: GivenUp) -> None:
     )
 
 
+def give_up_base(folder: RunFolder, run: Run, base: BasePrompt, error: GivenUp) -> None:
+    """Put it on record that a base prompt has no detailed prompts, and what was paid for it."""
+    paid = error.__cause__ if isinstance(error.__cause__, PromptFailed) else PromptFailed("")
+    folder.write_failure(
+        Failure(
+            id=base.id,
+            stage="prompt",
+            subject=base.text,
+            error=str(error),
+            tries=error.tries,
+            proposals=run.proposals_per_base,
+            usage=paid.usage,
+            answers=paid.answers,
+        )
+    )
+
+
 def kills_workers(task: Task, batch_id: str) -> GivenUp | None:
     """The error of a batch on which so many workers died that it must not be tried again."""
     if not (task.request.delivery_info or {}).get("redelivered"):
@@ -96,8 +117,3 @@ def kills_workers(task: Task, batch_id: str) -> GivenUp | None:
     if resources.broker().count_redelivery(f"{task.name}:{batch_id}") <= REDELIVERIES:
         return None
     return GivenUp(ItemError(f"workers died on its batch {batch_id}"), REDELIVERIES)
-
-
-def _enough(state: tenacity.RetryCallState) -> bool:
-    error = state.outcome.exception() if state.outcome else None
-    return state.attempt_number >= (ENDPOINT_TRIES if isinstance(error, ServiceError) else TRIES)

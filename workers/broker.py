@@ -36,6 +36,11 @@ class Broker:
                 "special characters of the password percent-encoded"
             ) from None
 
+    @property
+    def client(self) -> redis.Redis:
+        """For what keeps more than queues in the same Redis; its errors are not yet explained."""
+        return self._redis
+
     def close(self) -> None:
         self._redis.close()
 
@@ -55,41 +60,42 @@ class Broker:
 
     def depths(self) -> dict[str, int]:
         """Messages that wait in each queue; those that a worker holds are not among them."""
-        with self._explained(), self._redis.pipeline(transaction=False) as pipe:
+        with explained(self.address), self._redis.pipeline(transaction=False) as pipe:
             for queue in QUEUES:
                 pipe.llen(queue)
             return dict(zip(QUEUES, pipe.execute(), strict=True))
 
     def cancel(self, run: str) -> None:
         """Workers drop the run's messages from now on."""
-        with self._explained():
+        with explained(self.address):
             self._redis.sadd(_CANCELLED, run)
 
     def revive(self, run: str) -> None:
         """Undo `cancel`."""
-        with self._explained():
+        with explained(self.address):
             self._redis.srem(_CANCELLED, run)
 
     def is_cancelled(self, run: str) -> bool:
-        with self._explained():
+        with explained(self.address):
             return bool(self._redis.sismember(_CANCELLED, run))
 
     def count_redelivery(self, batch_id: str) -> int:
         """How often this batch has come back from a worker that died on it, this time included."""
         key = _REDELIVERED + batch_id
-        with self._explained(), self._redis.pipeline() as pipe:
+        with explained(self.address), self._redis.pipeline() as pipe:
             pipe.incr(key)
             pipe.expire(key, _REDELIVERED_TTL_S)
             count: int = pipe.execute()[0]
         return count
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Every verb raises ServiceError, with the address, where Redis is away."""
-        try:
-            yield
-        except redis.RedisError as error:
-            raise ServiceError(f"the broker at {self.address} is away: {_reason(error)}") from None
+
+@contextmanager
+def explained(address: str) -> Iterator[None]:
+    """Every verb raises ServiceError, with the address, where Redis is away."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise ServiceError(f"the broker at {address} is away: {_reason(error)}") from None
 
 
 def address_of(url: str) -> str:

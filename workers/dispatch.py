@@ -18,6 +18,8 @@ import tenacity
 from pipeline.config import Run
 from pipeline.errors import InputError, ServiceError
 from pipeline.models import fingerprint
+from pipeline.prompter.instructions import load_instructions
+from pipeline.prompter.prices import Price, load_price
 from pipeline.taxonomy import load_taxonomy
 from pipeline.types import (
     BasePrompt,
@@ -26,9 +28,10 @@ from pipeline.types import (
     Proposal,
     ProposalBatch,
 )
+from storage.answers import Answers
 from storage.objects import ObjectStore
-from storage.progress import Progress
-from storage.runs import RunFolder
+from storage.progress import Progress, failures
+from storage.runs import RunFolder, check_run_name
 from storage.seen import Seen
 from workers import canvas
 from workers.broker import Broker
@@ -51,16 +54,18 @@ class Enqueued:
     known: int = 0  # that the run had already
 
 
-def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
-    """The run of this name, made now if there is none.
+def new_run(settings: Settings, name: str) -> Run:
+    """A run as the settings have it now.
 
-    Raises InputError if there is one with another configuration, or with other weights.
+    Raises InputError for files and models that cannot be used, ModelError among them.
     """
-    folder = RunFolder(store, name)
     run = Run(
-        name=folder.name,
+        name=check_run_name(name),
         prompter=settings.prompter,
         taxonomy=load_taxonomy(settings.prompter.taxonomy),
+        instructions=load_instructions(settings.prompter.instructions),
+        endpoint=settings.endpoint,
+        price=_price(settings),
         proposer=settings.proposer,
         proposers=(fingerprint(settings.proposer.model, "base"),),
         verifier=settings.verifier,
@@ -68,13 +73,36 @@ def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
         versions={library: importlib.metadata.version(library) for library in LIBRARIES},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    if run.endpoint.spend_limit_usd and run.prompter.kind == "openai" and run.price is None:
+        raise InputError(
+            f"endpoint.spend_limit_usd needs a price, and prices {run.endpoint.prices!r} have none "
+            f"for {run.prompter.model!r}: name a file of your own in endpoint.prices"
+        )
+    return run
+
+
+def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
+    """The run of this name, made now if there is none; its endpoint may be used as set now.
+
+    Raises InputError if there is one with another configuration, or with other weights, and if the
+    prompter's endpoint refuses the key; ServiceError if that endpoint does not answer.
+    """
+    folder, run = RunFolder(store, name), new_run(settings, name)
+    if run.prompter.kind == "openai":
+        from pipeline.prompter.endpoint import Endpoint
+
+        Endpoint(run.prompter, run.endpoint.timeout_s).check()
     if folder.exists():
-        key, there, here = _first_difference(folder.read().identity, run.identity)
+        there = folder.read()
+        key, old, new = _first_difference(there.identity, run.identity)
         if key:
             raise InputError(
-                f"run {name!r} exists with another configuration: {key} is {there!r} there and "
-                f"{here!r} now; take another --run name"
+                f"run {name!r} exists with another configuration: {key} is {old!r} there and "
+                f"{new!r} now; take another --run name"
             )
+        if (there.endpoint, there.price) != (run.endpoint, run.price):
+            now = {"endpoint": run.endpoint, "price": run.price}
+            folder.write(there.model_copy(update=now))
     else:
         folder.write(run)
     return folder
@@ -151,11 +179,23 @@ def close_input(folder: RunFolder) -> bool:
 
 
 def forget_failures(folder: RunFolder) -> int:
-    """So that they are tried again; returns how many there were."""
-    failures = list(folder.failed_ids())
-    for failure in failures:
+    """So that they are tried again; returns how many there were.
+
+    Answers that could not be used are asked for anew; what they cost stays on the run's account.
+    """
+    answers, run = Answers(folder.store), folder.read()
+    there, lost = list(failures(folder)), run.spent_before
+    useless = [key for failure in there for key in failure.answers]
+    for key in useless:
+        answer = answers.get(key)
+        if answer is not None and answer.run == run.name:
+            lost += answer.usage
+    folder.write(run.model_copy(update={"spent_before": lost, "retried": run.retried + 1}))
+    for key in useless:
+        answers.forget(key)
+    for failure in there:
         folder.forget_failure(failure)
-    return len(failures)
+    return len(there)
 
 
 def _unfinished(
@@ -165,14 +205,18 @@ def _unfinished(
     bases: list[BasePrompt] = []
     prompts: list[DetailedPrompt] = []
     for base in batch.bases:
-        if base.id in progress.failed:
-            continue
-        stored = folder.read_prompts(base)
-        if stored is None:
+        stored, failed = folder.read_expansion(base), base.id in progress.failed
+        if stored:
+            prompts += stored.prompts
+        if not failed and (stored is None or stored.shortfall):
             bases.append(base)
-        else:
-            prompts += stored
     return bases, prompts
+
+
+def _price(settings: Settings) -> Price | None:
+    if settings.prompter.kind == "grammar":
+        return None
+    return load_price(settings.endpoint.prices, settings.prompter.model)
 
 
 def _without_judged(

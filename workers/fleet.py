@@ -11,10 +11,13 @@ from pipeline.errors import RunStalled, ServiceError
 from storage.progress import Progress, Tally
 from storage.runs import RunFolder
 from workers import dispatch
+from workers.admission import Admission
 from workers.broker import QUEUES, Broker
 from workers.celery import app
 from workers.processes import Child, stop_together
 from workers.settings import Settings
+
+MAX_PROMPT_PROCESSES = 8
 
 _MAX_RESENDS = 5  # in a row, without any progress between them
 _STALL_AFTER_DEATH_S = 2.0
@@ -62,8 +65,15 @@ class Crew:
 def celery_worker(
     settings: Settings, queue: str, app_module: str = "workers", environment: Mapping[str, str] = {}
 ) -> Child:
-    """A Celery worker for one queue, as a child."""
+    """A Celery worker for one queue, as a child.
+
+    Prompt workers that wait for an endpoint have as many processes as fill the run's window with
+    one message each, and one more for the gap between two messages.
+    """
     command = [sys.executable, "-m", "celery", f"--app={app_module}", "worker"]
+    if queue == "prompt" and settings.prompter.kind == "openai":
+        messages = -(-settings.endpoint.concurrency // settings.dispatch.bases_per_message)
+        command += [f"--concurrency={min(messages + 1, MAX_PROMPT_PROCESSES)}"]
     command += [f"--queues={queue}", f"--hostname={queue}-{os.getpid()}@%h", "--loglevel=WARNING"]
     command += ["--without-gossip", "--without-mingle"]
     return Child(f"worker-{queue}", command, settings.state_dir / "logs", environment)
@@ -89,6 +99,12 @@ class Watch:
         self.progress = Progress(folder)
         self._folder, self._dispatch = folder, settings.dispatch
         self._broker, self._crew, self._show = broker, crew, show
+        run = self.progress.run
+        self._admission = (
+            Admission(broker.client, run.name, broker.address)
+            if run.prompter.kind == "openai"
+            else None
+        )
         self._next_look = 0.0
         self._done, self._changed_at, self._longest_silence_s = -1, time.monotonic(), 0.0
         self._resends, self._died = 0, False
@@ -150,11 +166,16 @@ class Watch:
             self._send_again(tally)
 
     def _is_stalled(self, now: float) -> bool:
-        """Nothing waits in a queue, and nothing has come for longer than a batch takes."""
+        """Nothing waits in a queue or for an endpoint, and nothing has come for longer than a
+        batch takes."""
         patience_s = max(self._dispatch.stall_s, 3 * self._longest_silence_s)
         if self._died:
             patience_s = _STALL_AFTER_DEATH_S
-        return now - self._changed_at > patience_s and not any(self._broker.depths().values())
+        return (
+            now - self._changed_at > patience_s
+            and not any(self._broker.depths().values())
+            and not (self._admission and self._admission.is_busy())
+        )
 
     def _send_again(self, tally: Tally) -> None:
         if self._resends == _MAX_RESENDS:

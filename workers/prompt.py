@@ -4,8 +4,10 @@ from typing import Any
 
 from celery import Task
 
-from pipeline.types import BasePrompt, DetailedPrompt, Failure, PromptBatch
+from pipeline.errors import InputError
+from pipeline.types import PromptBatch
 from workers import attempts, canvas, resources
+from workers.asking import RunCancelled
 from workers.celery import app
 
 
@@ -15,25 +17,15 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
     batch = PromptBatch.model_validate(message)
     if resources.broker().is_cancelled(batch.run):
         return
-    described = resources.threads().map(lambda base: _prompts_of(batch.run, base), batch.bases)
+    try:
+        describer = resources.describer(batch.run)
+        described = list(resources.askers().map(describer.describe, batch.bases))
+    except InputError as error:  # this machine lacks the key, or a model's tokenizer
+        folder, run = resources.folder(batch.run), resources.run(batch.run)
+        for base in batch.bases:
+            attempts.give_up_base(folder, run, base, attempts.GivenUp(error, 1))
+        return
+    except RunCancelled:
+        return
     prompts = [prompt for prompts in described for prompt in prompts]
     canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts))
-
-
-def _prompts_of(run: str, base: BasePrompt) -> tuple[DetailedPrompt, ...]:
-    """Those in the store, else fresh ones; none, and a failure on record, if there are none."""
-    folder = resources.folder(run)
-    stored = folder.read_prompts(base)
-    if stored is not None:
-        return stored
-    try:
-        prompts = attempts.persist(lambda: resources.prompter(run).expand(base))
-    except attempts.GivenUp as error:
-        folder.write_failure(
-            Failure(
-                id=base.id, stage="prompt", subject=base.text, error=str(error), tries=error.tries
-            )
-        )
-        return ()
-    folder.write_prompts(base, prompts)
-    return prompts

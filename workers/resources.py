@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pipeline.config import ProposerConfig, Run, VerifierConfig
-from pipeline.prompter import Prompter, load_prompter
 from pipeline.types import ModelRef
 from storage.runs import RunFolder
 from workers.broker import Broker
@@ -15,6 +14,7 @@ from workers.settings import settings
 if TYPE_CHECKING:
     from pipeline.proposer.diffusion import Proposer
     from pipeline.verifier.vilt import Verifier
+    from workers.describing import Describer
 
 
 @lru_cache(maxsize=1)
@@ -33,15 +33,30 @@ def run(name: str) -> Run:
     return folder(name).read()
 
 
+def describer(name: str) -> "Describer":
+    """Made anew when what is not frozen of a run changes: how it may use its endpoint."""
+    now = folder(name).read()
+    limits = now.model_dump_json(include={"endpoint", "price", "retried"})
+    return _describer(name, now.prompter_digest, limits)
+
+
 @lru_cache(maxsize=16)
-def prompter(name: str) -> Prompter:
-    return load_prompter(run(name))
+def _describer(name: str, prompter: str, limits: str) -> "Describer":
+    from workers.describing import Describer
+
+    return Describer(folder(name), folder(name).read(), broker())
 
 
 @lru_cache(maxsize=1)
 def threads() -> ThreadPoolExecutor:
-    """For reads and writes that wait: on the store, or on an endpoint."""
+    """For reads and writes that wait on the store."""
     return ThreadPoolExecutor(max_workers=8)
+
+
+@lru_cache(maxsize=1)
+def askers() -> ThreadPoolExecutor:
+    """For base prompts that wait on an endpoint: all of a message at once."""
+    return ThreadPoolExecutor(max_workers=settings().dispatch.bases_per_message)
 
 
 # Models are kept one at a time: two would hardly fit on one GPU.

@@ -16,7 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from pipeline.config import PrompterConfig, ProposerConfig, VerifierConfig
+from pipeline.config import EndpointConfig, PrompterConfig, ProposerConfig, VerifierConfig
 from pipeline.errors import InputError
 from storage.s3 import S3Config
 
@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     s3: S3Config | None = None
     state_dir: Path = Path(".ppv")  # what the embedded services keep
     prompter: PrompterConfig = PrompterConfig()
+    endpoint: EndpointConfig = EndpointConfig()
     proposer: ProposerConfig = ProposerConfig()
     verifier: VerifierConfig = VerifierConfig()
     dispatch: DispatchConfig = DispatchConfig()

@@ -60,6 +60,7 @@ def _judge(run_name: str, pictures: Sequence[Picture]) -> list[Record]:
             proposal=proposal,
             image=folder.image_key(proposal.id),
             image_sha256=sha256(png),
+            prompter=run.prompter_ref,
             verifier=run.verifier_ref,
             verdict=verdict,
             unread_tokens=drawing.unread_tokens,

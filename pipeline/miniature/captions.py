@@ -46,7 +46,7 @@ def values_of(attribute: str) -> tuple[str, ...]:
     names = taxonomy()
     if attribute == "category":
         return tuple(names.categories)
-    return names.objects if attribute == "object" else names.attributes[attribute]
+    return names.objects if attribute == "object" else tuple(names.attributes[attribute])
 
 
 def full(scene: Attributes, variant: int) -> Caption:
@@ -105,7 +105,7 @@ def partial(scene: Attributes, rng: random.Random) -> Caption:
 def random_scene(rng: random.Random) -> dict[str, str]:
     """Any scene that the taxonomy can name."""
     scene = {name: rng.choice(values_of(name)) for name in ATTRIBUTES}
-    scene["object"] = rng.choice(taxonomy().categories[scene["category"]].objects)
+    scene["object"] = rng.choice(tuple(taxonomy().categories[scene["category"]].objects))
     return scene
 
 

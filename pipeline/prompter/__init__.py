@@ -1,27 +1,26 @@
 """The prompter: a base prompt becomes k detailed prompts."""
 
-from typing import Protocol
+from __future__ import annotations
 
-from pipeline.config import Run
-from pipeline.types import BasePrompt, DetailedPrompt
+from typing import TYPE_CHECKING
 
-
-class Prompter(Protocol):
-    """Whatever makes detailed prompts."""
-
-    def expand(self, base: BasePrompt) -> tuple[DetailedPrompt, ...]:
-        """As many detailed prompts as the configuration says, in order of their index.
-
-        Raises PromptFailed if the base prompt has none, ServiceError if an endpoint is away.
-        """
+if TYPE_CHECKING:
+    from pipeline.config import Run
+    from pipeline.prompter.budget import Budget
+    from pipeline.prompter.dialogue import Prompter
+    from pipeline.prompter.near import Neighbours
 
 
-def load_prompter(run: Run) -> Prompter:
-    """The prompter that a run names."""
+def load_prompter(run: Run, budget: Budget, neighbours: Neighbours, address: str = "") -> Prompter:
+    """The prompter that a run names.
+
+    budget: measures texts by the run's tokenizers. neighbours: knows the texts that the run has.
+    address: of the endpoint, for a prompter that asks one.
+    """
     if run.prompter.kind == "openai":
         from pipeline.prompter.openai import OpenAIPrompter
 
-        return OpenAIPrompter(run)
+        return OpenAIPrompter(run, address, budget, neighbours)
     from pipeline.prompter.grammar import GrammarPrompter
 
-    return GrammarPrompter(run)
+    return GrammarPrompter(run, budget, neighbours)

@@ -1,134 +1,358 @@
-"""The prompter on an OpenAI-compatible endpoint, with a JSON schema for its answer.
+"""The prompter on a language model: asks for descriptions by the plan, and again for what is amiss.
 
-Key and address come from the client's own OPENAI_API_KEY and OPENAI_BASE_URL. A server that
-ignores the schema is asked again with the reason; after that the base prompt is a failure.
+An answer is taken apart entry by entry: what can be used is kept, and only the rest is asked for
+again, with the reason. A text over the token budget is asked for shorter, one that nearly repeats
+another is asked for with another scene. What is still amiss after the last try is cut or kept as it
+is, on record, if there is a text at all; else the base prompt is short of a detailed prompt.
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import islice
+from typing import Annotated, Any, Literal
 
-import openai
-from openai import OpenAI
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import from_json
 
 from pipeline.config import Run
-from pipeline.errors import InputError, PromptFailed, ServiceError
-from pipeline.types import BasePrompt, DetailedPrompt
+from pipeline.errors import (
+    PromptFailed,
+    PromptFiltered,
+    PromptRefused,
+    PromptTruncated,
+    PromptUnusable,
+)
+from pipeline.prompter.budget import Budget
+from pipeline.prompter.dialogue import Dialogue, Request
+from pipeline.prompter.endpoint import TOO_LARGE
+from pipeline.prompter.instructions import fill
+from pipeline.prompter.near import Neighbours
+from pipeline.prompter.plan import Brief, Plan
+from pipeline.taxonomy import Example, Taxonomy
+from pipeline.types import Answer, BasePrompt, DetailedPrompt, Expansion, Usage
 
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionMessageParam
+DESCRIPTIONS_PER_REQUEST = 8  # longer lists run into the length limit and repeat themselves
+MAX_CHARACTERS = 2000  # of one description; what is asked for is far shorter
+ASKED_CHARACTERS = 400
 
-ANSWERS_PER_REQUEST = 8  # longer lists run into the length limit and repeat themselves
-MAX_CHARACTERS = 400  # of one description: twice what the 30 words asked for take
-TRIES = 3
 
-SYSTEM = (Path(__file__).parent / "system.txt").read_text("utf-8")
+@dataclass
+class Slot:
+    """One detailed prompt in the making."""
+
+    index: int
+    brief: Brief
+    again: str = ""  # what was amiss, for the next request
+    taken: BaseModel | None = None
+    spare: BaseModel | None = None  # over budget or a repetition, but a text
+    repeats: bool = False
+    trouble: PromptFailed | None = None
+    closed: bool = False  # asking again would not help
 
 
 class OpenAIPrompter:
-    """Detailed prompts from a language model."""
+    """Detailed prompts from a language model behind an OpenAI-compatible endpoint."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        try:
-            self._client = OpenAI(timeout=run.prompter.timeout_s, max_retries=3)
-        except openai.OpenAIError as error:
-            raise InputError("the openai prompter needs a key: set OPENAI_API_KEY") from error
+    def __init__(self, run: Run, address: str, budget: Budget, neighbours: Neighbours) -> None:
+        """address: of the endpoint, which is a part of what a request is."""
+        self._run, self._address = run, address
+        self._budget, self._neighbours = budget, neighbours
 
-    def expand(self, base: BasePrompt) -> tuple[DetailedPrompt, ...]:
-        """Raises PromptFailed if no valid answer came, ServiceError if the endpoint is away."""
-        count = self._run.prompter.prompts_per_base
-        answers: list[BaseModel] = []
-        while len(answers) < count:
-            answers += self._ask(base, min(ANSWERS_PER_REQUEST, count - len(answers)))
-        return tuple(
-            DetailedPrompt(
-                id=DetailedPrompt.id_of(self._run.prompter_digest, base.text, index),
-                base=base.text,
-                index=index,
-                **answer.model_dump(),
+    def expand(self, base: BasePrompt) -> Dialogue:
+        """Raises PromptFailed, with what was paid, if not a single detailed prompt came of it."""
+        config = self._run.prompter
+        plan = Plan(self._run.taxonomy, config.prompts_per_base, base.text)
+        briefs = plan.briefs()
+        slots = [Slot(i, brief) for i, brief in enumerate(islice(briefs, config.prompts_per_base))]
+        account = _Account(self._run.name)
+        for attempt in range(1, config.tries + 1):
+            wanted = [slot for slot in slots if not slot.taken and not slot.closed]
+            if not wanted:
+                break
+            groups = [
+                wanted[start : start + DESCRIPTIONS_PER_REQUEST]
+                for start in range(0, len(wanted), DESCRIPTIONS_PER_REQUEST)
+            ]
+            requests = tuple(self._request(base, group, attempt) for group in groups)
+            replies = yield requests
+            for request, group, reply in zip(requests, groups, replies, strict=True):
+                if isinstance(reply, PromptFailed):
+                    for slot in group:
+                        slot.trouble, slot.closed = reply, True
+                else:
+                    account.enter(request, reply, useful=self._read(reply, group))
+            self._weigh(base, slots, briefs, account)
+        return self._conclude(base, slots, account)
+
+    def _request(self, base: BasePrompt, group: list[Slot], attempt: int) -> Request:
+        config = self._run.prompter
+        messages = [{"role": "system", "content": self._system}]
+        for example in self._run.taxonomy.examples:
+            messages += _shown(example)
+        wanted: dict[str, Any] = {
+            "base_prompt": base.text,
+            "descriptions": [_wanted(slot.brief, slot.again) for slot in group],
+        }
+        if attempt > 1:
+            wanted["attempt"] = attempt  # so that an answer from the cache does not come twice
+        messages.append({"role": "user", "content": json.dumps(wanted, ensure_ascii=False)})
+        body: dict[str, Any] = {
+            "model": config.model,
+            "messages": messages,
+            "temperature": config.temperature,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "descriptions",
+                    "strict": True,
+                    "schema": self._schema(len(group)),
+                },
+            },
+        }
+        if config.seed is not None:
+            body["seed"] = config.seed
+        if config.max_completion_tokens is not None:
+            body["max_completion_tokens"] = config.max_completion_tokens
+        return Request(address=self._address, body=body)
+
+    def _read(self, answer: Answer, group: list[Slot]) -> bool:
+        """Put what the answer holds into the slots it was asked for; say whether it was useful."""
+        reason, kind, final = _outcome(answer)
+        entries, flaw = _entries(answer.content)
+        useful = False
+        for slot, entry in zip(group, entries, strict=False):
+            try:
+                slot.spare = self._description.model_validate(entry)
+                slot.again, slot.trouble, useful = "", None, True
+            except ValidationError as error:
+                self._amiss(slot, PromptUnusable(_one_line(error)))
+        for slot in group[len(entries) :]:
+            if reason:
+                self._amiss(slot, kind(reason))
+                slot.closed = final
+            else:
+                short = f"{len(entries)} descriptions came, {len(group)} were asked for"
+                self._amiss(slot, PromptUnusable(flaw or short))
+        return useful
+
+    def _amiss(self, slot: Slot, trouble: PromptFailed) -> None:
+        slot.trouble = trouble
+        slot.again = fill(self._run.instructions.invalid, reason=trouble)
+
+    def _weigh(
+        self, base: BasePrompt, slots: list[Slot], briefs: Iterator[Brief], account: "_Account"
+    ) -> None:
+        """Take the new texts that fit the budget and repeat nothing; say what others lack."""
+        fitting = []
+        for slot in slots:
+            if slot.taken or not slot.spare or slot.again:
+                continue
+            over = self._budget.excess(self._budget.measure(_text(slot.spare)))
+            if over:
+                told = {"tokens": over.tokens, "limit": over.limit}
+                slot.again = fill(self._run.instructions.shorter, **told)
+            else:
+                fitting.append(slot)
+        for slot, new in zip(fitting, self._claim(base, fitting), strict=True):
+            if new:
+                slot.taken, slot.repeats = slot.spare, False
+            else:
+                account.dropped.append(_text(slot.spare))
+                slot.repeats, slot.brief = True, next(briefs)
+                slot.again = self._run.instructions.different
+
+    def _conclude(self, base: BasePrompt, slots: list[Slot], account: "_Account") -> Expansion:
+        """What was taken, what could only be cut or repeated, and what is missing."""
+        prompts = []
+        for slot in slots:
+            entry = slot.taken or slot.spare
+            if entry is None:
+                continue
+            text, cut = _text(entry), ""
+            if slot.taken is None and not slot.repeats:
+                text, cut = self._budget.cut(text)
+                (new,) = self._neighbours.claim([(self._id(base, slot.index), text)])
+                slot.repeats = not new
+            elif slot.repeats:
+                account.dropped.remove(text)  # the last one is kept after all
+            values = entry.model_dump(exclude={"text", "category"})
+            prompts.append(
+                DetailedPrompt(
+                    id=self._id(base, slot.index),
+                    base=base.text,
+                    index=slot.index,
+                    text=text,
+                    category=entry.category,  # type: ignore[attr-defined]
+                    attributes=values,
+                    readings=self._budget.measure(text),
+                    cut=cut,
+                    repeats=slot.repeats,
+                )
             )
-            for index, answer in enumerate(answers)
+        troubles = [slot.trouble for slot in slots if slot.trouble and not slot.spare]
+        if not prompts:
+            trouble = troubles[-1]
+            raise type(trouble)(str(trouble), account.usage, tuple(account.useless))
+        return Expansion(
+            prompts=tuple(prompts),
+            usage=account.usage,
+            dropped=tuple(account.dropped),
+            shortfall=troubles[-1].named if troubles else "",
+            answers=tuple(account.useless),
         )
 
-    def _ask(self, base: BasePrompt, count: int) -> list[BaseModel]:
-        messages: list[ChatCompletionMessageParam] = [
-            {
-                "role": "system",
-                "content": SYSTEM.format(categories=", ".join(self._run.taxonomy.categories)),
-            },
-            {"role": "user", "content": f"Base prompt: {base.text}\nDescriptions: {count}"},
+    def _claim(self, base: BasePrompt, slots: list[Slot]) -> list[bool]:
+        items = [(self._id(base, slot.index), _text(slot.spare)) for slot in slots]
+        return self._neighbours.claim(items) if items else []
+
+    def _id(self, base: BasePrompt, index: int) -> str:
+        return DetailedPrompt.id_of(self._run.prompter_digest, base.text, index)
+
+    @cached_property
+    def _system(self) -> str:
+        lines = [
+            f"- {name}: {category.note or category.action}; such as {', '.join(category.objects)}"
+            for name, category in self._run.taxonomy.categories.items()
         ]
-        reason = ""
-        for _ in range(TRIES):
-            again: list[ChatCompletionMessageParam] = (
-                [{"role": "user", "content": f"That could not be used: {reason}. Again, please."}]
-                if reason
-                else []
-            )
-            try:
-                return self._answers(messages + again, count)
-            except (ValidationError, ValueError) as error:
-                reason = " ".join(str(error).split())[:300]
-            except openai.LengthFinishReasonError:
-                reason = "the answer was cut off by the length limit"
-            except openai.ContentFilterFinishReasonError:
-                raise PromptFailed(f"the content filter stopped {base.text[:80]!r}") from None
-        raise PromptFailed(f"no usable answer in {TRIES} tries: {reason}")
+        told = {"categories": "\n".join(lines), "words": self._budget.words}
+        return fill(self._run.instructions.system, **told)
 
-    def _answers(self, messages: "list[ChatCompletionMessageParam]", count: int) -> list[BaseModel]:
-        config = self._run.prompter
-        try:
-            completion = self._client.chat.completions.parse(
-                model=config.model,
-                messages=messages,
-                temperature=config.temperature,
-                response_format=_schema(tuple(self._run.taxonomy.categories), count),
-            )
-        except openai.APIConnectionError as error:
-            raise ServiceError(f"no answer from {self._client.base_url}: {error}") from error
-        except openai.APIStatusError as error:
-            raise _status_error(error, config.model, str(self._client.base_url)) from error
-        except AttributeError as error:  # the client takes what is no JSON for a string
-            raise InputError(
-                f"{self._client.base_url} is no OpenAI-compatible endpoint: check OPENAI_BASE_URL"
-            ) from error
-        if not completion.choices:
-            raise ValueError("the answer held no choices")
-        message = completion.choices[0].message
-        if message.refusal:
-            raise PromptFailed(f"refused: {message.refusal[:200]}")
-        if message.parsed is None:
-            raise ValueError("the answer held no JSON of the schema")
-        answers: list[BaseModel] = message.parsed.prompts  # type: ignore[attr-defined]
-        if len(answers) < count:
-            raise ValueError(f"{len(answers)} descriptions came, {count} were asked for")
-        return answers[:count]
+    @cached_property
+    def _description(self) -> type[BaseModel]:
+        return _description(self._run.taxonomy)
+
+    @lru_cache(maxsize=DESCRIPTIONS_PER_REQUEST)  # noqa: B019 - a prompter lives as long as its run
+    def _schema(self, count: int) -> dict[str, Any]:
+        """Exactly so many descriptions: a server that decodes by the schema ends by its bounds."""
+        entry = self._description.model_json_schema()
+        prompts = {"type": "array", "minItems": count, "maxItems": count, "items": entry}
+        return {
+            "type": "object",
+            "properties": {"prompts": prompts},
+            "required": ["prompts"],
+            "additionalProperties": False,
+        }
 
 
-def _schema(categories: tuple[str, ...], count: int) -> type[BaseModel]:
-    """The answer's schema: so many texts, each with one of the taxonomy's categories.
+@dataclass
+class _Account:
+    """What a dialogue took. Only answers that this run paid for count."""
 
-    A server that decodes by the schema ends by its bounds; what a server that ignores it sends
-    beyond `count` is left out.
+    run: str
+
+    def __post_init__(self) -> None:
+        self.usage = Usage()
+        self.useless: list[str] = []
+        self.dropped: list[str] = []
+
+    def enter(self, request: Request, answer: Answer, *, useful: bool) -> None:
+        if answer.run == self.run:
+            self.usage += answer.usage
+        if not useful:
+            self.useless.append(request.key)
+
+
+def _description(taxonomy: Taxonomy) -> type[BaseModel]:
+    """One entry of an answer: a text, and what it shows in the taxonomy's words.
+
+    The patterns are for servers that decode by the schema: strict schemas of OpenAI's own take no
+    maxLength, and llama.cpp writes what a pattern allows without escaping it, hence no quotes and
+    no control characters. Of what comes from elsewhere only the size is checked: it stays text.
     """
-    description = create_model(
-        "Description",
-        # A pattern, since strict schemas of OpenAI's own take no maxLength. Without quotes and
-        # control characters, as llama.cpp writes what a pattern allows without escaping it.
-        text=(str, Field(pattern=rf'^[^"\\\x00-\x1f]{{1,{MAX_CHARACTERS}}}$')),
-        category=(Literal[categories], ...),  # type: ignore[arg-type]
-    )
-    exactly = Field(json_schema_extra={"minItems": count, "maxItems": count})
-    return create_model("Descriptions", prompts=(list[description], exactly))  # type: ignore[valid-type]
+    fields: dict[str, Any] = {
+        "text": (_words(ASKED_CHARACTERS, MAX_CHARACTERS), ...),
+        "category": (Literal[tuple(taxonomy.categories)], ...),
+        "object": (_words(40, 200), ...),
+    }
+    for name, values in taxonomy.attributes.items():
+        fields[name] = (Literal[tuple(values)], ...)
+    closed = ConfigDict(json_schema_extra={"additionalProperties": False})
+    return create_model("Description", __config__=closed, **fields)
 
 
-def _status_error(error: openai.APIStatusError, model: str, address: str) -> Exception:
-    """What to do about an answer that is no answer: wait, mend the configuration, or give up."""
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        return InputError(f"{address} refused the key: check OPENAI_API_KEY")
-    if isinstance(error, openai.NotFoundError):
-        return InputError(f"{address} has no model {model!r}: set prompter.model")
-    if isinstance(error, openai.RateLimitError) or error.status_code >= 500:
-        return ServiceError(f"{address} answered {error.status_code}: {error.message[:200]}")
-    return PromptFailed(f"{address} answered {error.status_code}: {error.message[:200]}")
+def _words(asked: int, allowed: int) -> Any:
+    pattern = {"pattern": rf'^[^"\\\x00-\x1f]{{1,{asked}}}$'}
+    return Annotated[str, Field(min_length=1, max_length=allowed, json_schema_extra=_only(pattern))]
+
+
+def _only(keys: dict[str, str]) -> Any:
+    """Leaves these keys and the type in a field's schema."""
+
+    def change(schema: dict[str, Any]) -> None:
+        kept = {"type": schema["type"], **keys}
+        schema.clear()
+        schema.update(kept)
+
+    return change
+
+
+def _wanted(brief: Brief, again: str = "") -> dict[str, str]:
+    wanted = {"category": brief.category}
+    if brief.object:
+        wanted["object"] = brief.object
+    wanted |= brief.attributes
+    return wanted | {"again": again} if again else wanted
+
+
+def _shown(example: Example) -> list[dict[str, str]]:
+    """A few-shot example as a request and its answer."""
+    brief = Brief(example.category, example.object, example.attributes)
+    request = {"base_prompt": example.base, "descriptions": [_wanted(brief)]}
+    said = {"text": example.text, "category": example.category, "object": example.object}
+    answer = {"prompts": [said | example.attributes]}
+    return [
+        {"role": "user", "content": json.dumps(request, ensure_ascii=False)},
+        {"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)},
+    ]
+
+
+def _outcome(answer: Answer) -> tuple[str, type[PromptFailed], bool]:
+    """Why an answer may hold less than asked for, "" for no reason; what failure that is; and
+    whether asking again is in vain."""
+    if answer.refusal:
+        return f"refused: {_folded(answer.refusal)}", PromptRefused, True
+    if answer.finish_reason == "content_filter":
+        return "the provider's content filter stopped the answer", PromptFiltered, True
+    if answer.finish_reason == "length":
+        return "the answer was cut off by the length limit", PromptTruncated, False
+    if answer.finish_reason == TOO_LARGE:
+        return "the answer was far too long", PromptTruncated, False
+    if answer.finish_reason is None and answer.content is None:
+        return "the answer held no choices", PromptUnusable, False
+    return "", PromptUnusable, False
+
+
+def _entries(content: str | None) -> tuple[list[Any], str]:
+    """The entries of an answer, whole ones of a broken answer too, and what is wrong with it."""
+    if not content or not content.strip():
+        return [], "the answer held no text"
+    fenced = re.search(r"```(?:json)?\s*(\{.*)", content, re.DOTALL)
+    try:
+        value = from_json(fenced[1].partition("```")[0] if fenced else content, allow_partial=True)
+    except ValueError as error:
+        return [], f"the answer held no JSON: {_folded(str(error))}"
+    entries = value.get("prompts") if isinstance(value, dict) else None
+    if not isinstance(entries, list):
+        return [], 'the answer held no object with a list "prompts"'
+    return entries, ""
+
+
+def _text(entry: BaseModel | None) -> str:
+    text: str = entry.text.strip()  # type: ignore[union-attr]
+    return text
+
+
+def _one_line(error: ValidationError) -> str:
+    """What is wrong with an entry, without repeating what it holds at length."""
+    flaws = [
+        f"{'.'.join(map(str, flaw['loc'])) or 'the entry'}: {flaw['msg']}"
+        for flaw in error.errors(include_input=False)
+    ]
+    return _folded("; ".join(flaws))
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split())[:300]

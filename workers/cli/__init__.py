@@ -12,7 +12,9 @@ from workers.cli import (
     demo,
     doctor,
     enqueue,
+    evaluate,
     export,
+    prompts,
     report,
     reproduce,
     resume,
@@ -46,6 +48,8 @@ for module in (
     doctor,
 ):
     cli.command()(getattr(module, module.__name__.rpartition(".")[2]))
+for name, group in (("prompts", prompts.prompts), ("evaluate", evaluate.evaluate)):
+    cli.add_typer(group, name=name)
 
 
 def main() -> None:

@@ -7,13 +7,13 @@ from storage.cards import CardFacts, CategoryCount, ExportFormat
 from storage.export import export
 from storage.progress import Tally, failures, records
 from storage.runs import RunFolder
+from storage.spending import spending
 from workers.pages.report import write_report
 
 
 def write_dataset(folder: RunFolder, tally: Tally, to: Path, format: ExportFormat) -> int:
     """The accepted records of a run as a dataset; returns how many there are."""
     run = folder.read()
-    prompter = run.prompter
     facts = CardFacts(
         run=run.name,
         version=importlib.metadata.version("ppv"),
@@ -25,7 +25,7 @@ def write_dataset(folder: RunFolder, tally: Tally, to: Path, format: ExportForma
             CategoryCount(category=name, accepted=counts.accepted, rejected=counts.rejected)
             for name, counts in sorted(tally.by_category.items())
         ),
-        prompter=f"openai {prompter.model}" if prompter.kind == "openai" else prompter.kind,
+        prompter=run.prompter_ref.name,
         proposers=run.proposers,
         verifier=run.verifier_ref,
         thresholds=run.verifier.thresholds,
@@ -43,4 +43,5 @@ def write_page(folder: RunFolder, tally: Tally, to: Path) -> None:
         tally,
         lambda record: folder.read_image(record.id),
         to,
+        usage=spending(folder),
     )

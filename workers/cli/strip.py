@@ -27,9 +27,10 @@ def strip(
     with open_for_reading() as store:
         folder = RunFolder(store, run)
         chosen = base_prompt or telling_base_prompt(records(folder))
-        prompts = folder.read_prompts(BasePrompt(text=chosen)) if chosen else None
-        if chosen is None or prompts is None:
+        expansion = folder.read_expansion(BasePrompt(text=chosen)) if chosen else None
+        if chosen is None or expansion is None:
             raise InputError(f"run {run!r} has no detailed prompts for base prompt {chosen!r}")
+        prompts = expansion.prompts
         ids = {prompt.id for prompt in prompts}
         draw_strip(
             folder.read(),

@@ -78,11 +78,12 @@ def _conclude(here: Session, folder: RunFolder, tally: Tally, out: Path) -> None
         console.print("nothing was accepted: the dataset has its columns and no rows")
     print(f"report   {out / 'report.html'}\ndataset  {out / 'dataset'}")
     if tally.failed:
-        _list_failures(folder)
+        list_failures(folder)
         raise typer.Exit(1)
 
 
-def _list_failures(folder: RunFolder) -> None:
+def list_failures(folder: RunFolder) -> None:
+    """The first few on standard error, and how to try them again."""
     failures = sorted(folder.failed_ids())
     for failure_id in failures[:_FAILURES_SHOWN]:
         failure = folder.read_failure(failure_id)

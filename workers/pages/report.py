@@ -19,11 +19,11 @@ from typing import TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.config import Run
-from pipeline.types import Failure, Record, Verdict
+from pipeline.types import Failure, Record, Usage, Verdict
 from storage.objects import ObjectNotFound
 from storage.progress import Tally
 from workers.pages.atomic import replacing
-from workers.pages.wording import count, percent, score, shorten, visible
+from workers.pages.wording import count, dollars, percent, score, shorten, visible
 
 PICTURES = 240  # on one page, unless asked otherwise
 AS_STORED_PX, AS_STORED_BYTES = 128, 64 * 1024  # a PNG no larger than this is embedded as it is
@@ -48,13 +48,14 @@ def write_report(
     image_of: ImageOf,
     to: Path,
     *,
+    usage: Usage = Usage(),
     pictures: int = PICTURES,
 ) -> None:
     """Write the run's page to the file `to`, whole or not at all.
 
     records: each proposal's once, in any order. tally: says what was expected and what failed;
     what was accepted and rejected is counted from the records themselves.
-    pictures: at most this many are shown.
+    usage: what the prompts cost. pictures: at most this many are shown.
     """
     survey = Survey(pictures)
     for record in records:
@@ -69,6 +70,7 @@ def write_report(
     template = _environment(folder).get_template("report.html.j2")
     page = template.stream(
         run=run,
+        usage=usage,
         survey=survey,
         troubles=troubles,
         expected=tally.expected,
@@ -108,6 +110,7 @@ def _environment(folder: Path) -> Environment:
     )
     environment.filters |= {
         "count": count,
+        "dollars": dollars,
         "score": score,
         "visible": visible,
         "opening": lambda text: shorten(visible(text), OPENING_CHARACTERS),

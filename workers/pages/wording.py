@@ -1,5 +1,6 @@
 """How pages put scores, counts and text from elsewhere into words."""
 
+import math
 import re
 from decimal import ROUND_DOWN, Decimal
 
@@ -37,3 +38,12 @@ def shorten(text: str, characters: int) -> str:
     """The beginning of a long text, and how much more there is."""
     rest = len(text) - characters
     return text if rest <= 0 else f"{text[:characters]}… ({count(rest)} more characters)"
+
+
+def dollars(usd: float | None) -> str:
+    """With as many digits as a small sum needs: "$12.30", "$0.00021"."""
+    if usd is None:
+        return "at a price that is not known"
+    if usd == 0 or usd >= 0.1:
+        return f"${usd:,.2f}"
+    return f"${usd:.{1 - math.floor(math.log10(usd))}f}"

@@ -1,0 +1,1 @@
+"""How good prompts, pictures and verdicts are: metrics as pure functions, no store and no queue."""

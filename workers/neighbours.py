@@ -1,0 +1,120 @@
+"""The near-duplicate index that all prompt workers of a run share, kept in Redis.
+
+    ppv:near:<run>              "whole", or "rebuilding" while someone takes in what the store has
+    ppv:near:<run>:<3 digits>   a hash of bands: 6 bytes of the band -> 6 bytes of a prompt's id
+    ppv:near:<run>:refreshed    there for an hour after all hashes had their expiry put off
+
+Redis keeps a hash of at most 512 entries as a plain list of bytes. So 40,000 prompts took 145 bytes
+each at .85 (8 bands a prompt), 414 at .5 (25 bands), measured on Redis 6.2. From about 260,000
+prompts (.85) or 80,000 (.5) on the hashes become tables, of about 95 bytes a band.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import redis
+
+from pipeline.prompter.near import bands, owner
+from workers.broker import explained
+
+_TTL_S = 24 * 3600
+_SPARE_S = 3600  # bands outlive the word "whole", which must be true
+_LEASE_S = 60  # of who rebuilds the index
+_REBUILT_AT_ONCE = 256  # texts: Redis does nothing else meanwhile
+
+# Keys are made here, not declared: which ones a claim touches depends on the bands.
+_CLAIM = """
+local prefix, ttl, spare = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+
+local function place(band)
+  local first, second = string.byte(band, 1, 2)
+  return string.format('%s:%02x%x', prefix, first, math.floor(second / 16)), string.sub(band, 2, 7)
+end
+
+local function is_near(owner, bands)
+  for at = 1, #bands, 8 do
+    local key, field = place(string.sub(bands, at, at + 7))
+    local other = redis.call('HGET', key, field)
+    if other and other ~= owner then return true end
+  end
+  return false
+end
+
+-- Every hash at once, but only when an hour of the old time is gone: 4,096 commands each time
+-- would cost more than the claim.
+local refreshed = prefix .. ':refreshed'
+if not redis.call('GET', refreshed) then
+  redis.call('SET', refreshed, 1, 'EX', spare)
+  for index = 0, 4095 do
+    redis.call('EXPIRE', string.format('%s:%03x', prefix, index), ttl + 2 * spare)
+  end
+end
+if redis.call('GET', prefix) == 'whole' then redis.call('EXPIRE', prefix, ttl) end
+
+local new = {}
+for at = 3, #ARGV, 2 do
+  local owner, bands = ARGV[at], ARGV[at + 1]
+  if is_near(owner, bands) then
+    new[#new + 1] = 0
+  else
+    for from = 1, #bands, 8 do
+      local key, field = place(string.sub(bands, from, from + 7))
+      redis.call('HSET', key, field, owner)
+      redis.call('EXPIRE', key, ttl + 2 * spare)
+    end
+    new[#new + 1] = 1
+  end
+end
+return new
+"""
+
+
+class RedisNeighbours:
+    """The texts of a run, whichever process they came from.
+
+    address: the broker's, for messages. Every verb raises ServiceError where Redis is away.
+    """
+
+    def __init__(self, client: redis.Redis, run: str, threshold: float, address: str) -> None:
+        self._redis, self._address = client, address
+        self._prefix = f"ppv:near:{run}"
+        self._threshold = threshold
+        self._script = client.register_script(_CLAIM)
+
+    def claim(self, items: Sequence[tuple[str, str]]) -> list[bool]:
+        """As Neighbours has it, at once for all items: no other process comes between them."""
+        if not items:
+            return []
+        arguments: list[int | bytes] = [_TTL_S, _SPARE_S]
+        for id, text in items:
+            arguments += owner(id), b"".join(bands(text, self._threshold))
+        with explained(self._address):
+            return [bool(new) for new in self._script(keys=[self._prefix], args=arguments)]
+
+    def is_whole(self) -> bool:
+        """Whether Redis knows the texts that the store has: not in a new run, nor once wiped."""
+        with explained(self._address):
+            return self._redis.get(self._prefix) in ("whole", b"whole")
+
+    def rebuild(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Take in what the store has.
+
+        texts: as for `claim`; not read at all where the index is whole, or another process is
+        rebuilding it. If that one dies, whoever calls this a minute later takes over.
+        """
+        with explained(self._address):
+            if not self._redis.set(self._prefix, "rebuilding", nx=True, ex=_LEASE_S):
+                return
+        rest = iter(texts)
+        while some := list(islice(rest, _REBUILT_AT_ONCE)):
+            self.claim(some)
+            with explained(self._address):
+                self._redis.expire(self._prefix, _LEASE_S)
+        with explained(self._address):
+            self._redis.set(self._prefix, "whole", ex=_TTL_S)
+
+    def forget(self) -> None:
+        """Drop the run's index."""
+        hashes = [f"{self._prefix}:{index:03x}" for index in range(4096)]
+        with explained(self._address):
+            self._redis.unlink(self._prefix, f"{self._prefix}:refreshed", *hashes)
