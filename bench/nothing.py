@@ -15,6 +15,7 @@ from pipeline.types import (
     BasePrompt,
     ClauseScore,
     DetailedPrompt,
+    Expansion,
     ModelRef,
     Proposal,
     Sampler,
@@ -32,15 +33,16 @@ __all__ = ["app"]
 _BLANK = Drawing(Image.new("RGB", (1, 1)), 0)
 
 
-class EmptyPrompter:
+class EmptyDescriber:
     """As many detailed prompts as the run wants, all saying what the base prompt says."""
 
     def __init__(self, name: str) -> None:
         run = resources.run(name)
+        self._folder = resources.folder(name)
         self._digest, self._count = run.prompter_digest, run.prompter.prompts_per_base
 
-    def expand(self, base: BasePrompt) -> tuple[DetailedPrompt, ...]:
-        return tuple(
+    def describe(self, base: BasePrompt) -> tuple[DetailedPrompt, ...]:
+        prompts = tuple(
             DetailedPrompt(
                 id=DetailedPrompt.id_of(self._digest, base.text, index),
                 base=base.text,
@@ -50,6 +52,8 @@ class EmptyPrompter:
             )
             for index in range(self._count)
         )
+        self._folder.write_expansion(base, Expansion(prompts=prompts))
+        return prompts
 
 
 class EmptyProposer:
@@ -110,7 +114,7 @@ def _folder(run: str) -> FolderWithoutPictures:
     return FolderWithoutPictures(store_of(settings()), run)
 
 
-resources.prompter = lru_cache(maxsize=16)(EmptyPrompter)
+resources.describer = lru_cache(maxsize=16)(EmptyDescriber)  # type: ignore[assignment]
 resources.proposer = _proposer  # type: ignore[assignment]
 resources.verifier = _verifier  # type: ignore[assignment]
 resources.folder = _folder

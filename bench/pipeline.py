@@ -29,7 +29,10 @@ from rich.table import Table
 
 from pipeline.pictures import decode, encode, sha256
 from pipeline.prompter import load_prompter
-from pipeline.types import BasePrompt, Record
+from pipeline.prompter.budget import budget_of
+from pipeline.prompter.dialogue import Request, converse
+from pipeline.prompter.near import MemoryNeighbours
+from pipeline.types import Answer, BasePrompt, Record
 from storage.folder import FolderStore
 from storage.runs import RunFolder
 from workers import canvas, dispatch
@@ -145,12 +148,13 @@ class PlainLoop:
         folder = dispatch.open_run(self._store, self._settings, name)
         run = folder.read()
         started = time.monotonic()
-        prompter = load_prompter(run)
+        neighbours = MemoryNeighbours(run.prompter.near_duplicate)
+        prompter = load_prompter(run, budget_of(run), neighbours)
         prompts = []
         for base in bases:
-            expanded = prompter.expand(base)
-            folder.write_prompts(base, expanded)
-            prompts += expanded
+            expansion = converse(prompter.expand(base), _nobody)
+            folder.write_expansion(base, expansion)
+            prompts += expansion.prompts
         images = accepted = 0
         for batch in canvas.batches(run, prompts):
             texts = [draw.prompt.text for draw in batch.draws]
@@ -169,6 +173,7 @@ class PlainLoop:
                     proposal=proposal,
                     image=folder.image_key(proposal.id),
                     image_sha256=sha256(png),
+                    prompter=run.prompter_ref,
                     verifier=run.verifier_ref,
                     verdict=verdict,
                 )
@@ -178,6 +183,10 @@ class PlainLoop:
             images += len(records)
             accepted += sum(verdict.accepted for verdict in verdicts)
         return Rate(images, accepted, time.monotonic() - started)
+
+
+def _nobody(request: Request) -> Answer:
+    raise NotImplementedError("the grammar asks nobody")
 
 
 def pipeline(settings: Settings, bases: list[BasePrompt]) -> Rate:
@@ -230,7 +239,7 @@ def measure_alone(settings: Settings, count: int) -> Orchestration:
             in_flight_bases=peak.bases,
             redis_left_bytes=client.info("memory")["used_memory"] - before,
             redis_left_keys=client.dbsize(),
-            rss_mb={"bench": _peak_rss_mb(os.getpid())} | _rss_of(workers),
+            rss_mb={"bench": peak_rss_mb(os.getpid())} | _rss_of(workers),
         )
 
 
@@ -278,11 +287,11 @@ def _rss_of(workers: list[Child]) -> dict[str, float]:
     found = {}
     for worker in workers:
         children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
-        found[worker.name] = max(_peak_rss_mb(int(pid)) for pid in children)
+        found[worker.name] = max(peak_rss_mb(int(pid)) for pid in children)
     return found
 
 
-def _peak_rss_mb(pid: int) -> float:
+def peak_rss_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

@@ -182,6 +182,14 @@ _VIEWS = (
     "on grainy film",
 )
 
+WORDS = sorted(
+    {"a", "hand", "in", "light", ","}.union(
+        *(text.split() for texts in (_SIDES, _VERBS, _SIZES, _COLOURS, _THINGS, _PLACES, _LIGHTS,
+                                     _VIEWS) for text in texts)
+    )
+)  # fmt: skip
+"""Every word that an ordinary sentence of its has."""
+
 _compiled = lru_cache(maxsize=256)(re.compile)
 
 

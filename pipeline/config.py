@@ -3,6 +3,7 @@
 Plain values without secrets; who reads them from the environment is workers.settings.
 """
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -108,7 +109,7 @@ class Run(Frozen):
     retried: int = 0  # how often failures were forgotten, to be tried again
     spent_before: Usage = Usage()  # on those
 
-    @property
+    @cached_property
     def prompter_digest(self) -> str:
         """What determines the detailed prompts of a base prompt."""
         return digest(
@@ -119,7 +120,7 @@ class Run(Frozen):
             }
         )
 
-    @property
+    @cached_property
     def prompter_ref(self) -> PrompterRef:
         kind = self.prompter.kind
         return PrompterRef(

@@ -103,4 +103,4 @@ class Asker:
 
 
 def _pause_s(failures: int) -> float:
-    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures, 10))
+    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(failures, 10))

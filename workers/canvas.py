@@ -45,7 +45,9 @@ def send_proposals(batches: Iterable[ProposalBatch]) -> None:
     """Have these proposals drawn, and then judged."""
     chains = []
     for batch in batches:
-        shown = f"{batch.run}: {len(batch.draws)} proposals, batch {batch.id[:8]}"
+        shown = (
+            f"{batch.run}: {len(batch.draws)} proposals, {batch.draws[0].prompt.text[:60]!r} first"
+        )
         chains.append(
             chain(
                 _signature("propose", batch.model_dump(mode="json"), shown=shown),

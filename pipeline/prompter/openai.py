@@ -9,7 +9,7 @@ is, on record, if there is a text at all; else the base prompt is short of a det
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -32,7 +32,7 @@ from pipeline.prompter.instructions import fill
 from pipeline.prompter.near import Neighbours
 from pipeline.prompter.plan import Brief, Plan
 from pipeline.taxonomy import Example, Taxonomy
-from pipeline.types import Answer, BasePrompt, DetailedPrompt, Expansion, Usage
+from pipeline.types import Answer, BasePrompt, DetailedPrompt, Expansion, Reading, Usage
 
 DESCRIPTIONS_PER_REQUEST = 8  # longer lists run into the length limit and repeat themselves
 MAX_CHARACTERS = 2000  # of one description; what is asked for is far shorter
@@ -49,6 +49,9 @@ class Slot:
     taken: BaseModel | None = None
     spare: BaseModel | None = None  # over budget or a repetition, but a text
     repeats: bool = False
+    readings: dict[str, Reading] = field(default_factory=dict)
+    short: str = ""  # the text, where it had to be cut
+    cut: str = ""
     trouble: PromptFailed | None = None
     closed: bool = False  # asking again would not help
 
@@ -125,7 +128,7 @@ class OpenAIPrompter:
         useful = False
         for slot, entry in zip(group, entries, strict=False):
             try:
-                slot.spare = self._description.model_validate(entry)
+                slot.spare = self.description.model_validate(entry)
                 slot.again, slot.trouble, useful = "", None, True
             except ValidationError as error:
                 self._amiss(slot, PromptUnusable(_one_line(error)))
@@ -150,7 +153,8 @@ class OpenAIPrompter:
         for slot in slots:
             if slot.taken or not slot.spare or slot.again:
                 continue
-            over = self._budget.excess(self._budget.measure(_text(slot.spare)))
+            slot.readings = self._budget.measure(_text(slot.spare))
+            over = self._budget.excess(slot.readings)
             if over:
                 told = {"tokens": over.tokens, "limit": over.limit}
                 slot.again = fill(self._run.instructions.shorter, **told)
@@ -166,42 +170,47 @@ class OpenAIPrompter:
 
     def _conclude(self, base: BasePrompt, slots: list[Slot], account: "_Account") -> Expansion:
         """What was taken, what could only be cut or repeated, and what is missing."""
-        prompts = []
+        self._cut(base, slots)
+        prompts = tuple(
+            self._prompt(base, slot, entry) for slot in slots if (entry := slot.taken or slot.spare)
+        )
         for slot in slots:
-            entry = slot.taken or slot.spare
-            if entry is None:
-                continue
-            text, cut = _text(entry), ""
-            if slot.taken is None and not slot.repeats:
-                text, cut = self._budget.cut(text)
-                (new,) = self._neighbours.claim([(self._id(base, slot.index), text)])
-                slot.repeats = not new
-            elif slot.repeats:
-                account.dropped.remove(text)  # the last one is kept after all
-            values = entry.model_dump(exclude={"text", "category"})
-            prompts.append(
-                DetailedPrompt(
-                    id=self._id(base, slot.index),
-                    base=base.text,
-                    index=slot.index,
-                    text=text,
-                    category=entry.category,  # type: ignore[attr-defined]
-                    attributes=values,
-                    readings=self._budget.measure(text),
-                    cut=cut,
-                    repeats=slot.repeats,
-                )
-            )
+            if slot.repeats and not slot.taken:
+                account.dropped.remove(_text(slot.spare))  # the last one is kept after all
         troubles = [slot.trouble for slot in slots if slot.trouble and not slot.spare]
         if not prompts:
             trouble = troubles[-1]
             raise type(trouble)(str(trouble), account.usage, tuple(account.useless))
         return Expansion(
-            prompts=tuple(prompts),
+            prompts=prompts,
             usage=account.usage,
             dropped=tuple(account.dropped),
             shortfall=troubles[-1].named if troubles else "",
             answers=tuple(account.useless),
+        )
+
+    def _cut(self, base: BasePrompt, slots: list[Slot]) -> None:
+        """Cut what stayed over budget; what is left may repeat another text."""
+        over = [slot for slot in slots if slot.spare and not slot.taken and not slot.repeats]
+        for slot in over:
+            slot.short, slot.cut = self._budget.cut(_text(slot.spare))
+            slot.readings = self._budget.measure(slot.short)
+        items = [(self._id(base, slot.index), slot.short) for slot in over]
+        for slot, new in zip(over, self._neighbours.claim(items), strict=True):
+            slot.taken, slot.repeats = slot.spare, not new
+
+    def _prompt(self, base: BasePrompt, slot: Slot, entry: BaseModel) -> DetailedPrompt:
+        said = entry.model_dump(exclude={"text"})
+        return DetailedPrompt(
+            id=self._id(base, slot.index),
+            base=base.text,
+            index=slot.index,
+            text=slot.short or _text(entry),
+            category=said.pop("category"),
+            attributes=said,
+            readings=slot.readings,
+            cut=slot.cut,
+            repeats=slot.repeats,
         )
 
     def _claim(self, base: BasePrompt, slots: list[Slot]) -> list[bool]:
@@ -221,13 +230,14 @@ class OpenAIPrompter:
         return fill(self._run.instructions.system, **told)
 
     @cached_property
-    def _description(self) -> type[BaseModel]:
+    def description(self) -> type[BaseModel]:
+        """What an entry of an answer has to be."""
         return _description(self._run.taxonomy)
 
     @lru_cache(maxsize=DESCRIPTIONS_PER_REQUEST)  # noqa: B019 - a prompter lives as long as its run
     def _schema(self, count: int) -> dict[str, Any]:
         """Exactly so many descriptions: a server that decodes by the schema ends by its bounds."""
-        entry = self._description.model_json_schema()
+        entry = self.description.model_json_schema()
         prompts = {"type": "array", "minItems": count, "maxItems": count, "items": entry}
         return {
             "type": "object",
