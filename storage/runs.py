@@ -53,7 +53,7 @@ def run_names(store: ObjectStore) -> list[str]:
 class SentBatch(Frozen):
     """Requests that went to the provider's batches endpoint as one file."""
 
-    chunk: Id  # a hash of the requests' keys
+    chunk: Id  # our name for the file, in the batch's metadata
     address: str  # of the endpoint
     batch: str  # the provider's ids
     input_file: str

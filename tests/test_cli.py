@@ -249,6 +249,7 @@ def test_a_misspelt_key_is_refused_wherever_it_stands(ppv: Ppv, tmp_path: Path) 
     [
         ("workers.cli", ["celery", "minio", "pydantic_settings", "torch", "openai"]),
         ("workers.prompt", ["torch", "diffusers", "transformers"]),
+        ("workers.describing", ["torch", "diffusers", "openai", "datasketch"]),
         ("workers.propose", ["torch", "diffusers", "transformers"]),
         ("storage.runs", ["torch", "minio", "celery"]),
         ("storage.objects", ["torch", "minio", "celery"]),

@@ -24,7 +24,7 @@ from storage.runs import RunFolder
 from workers.batch_endpoint import BatchEndpoint
 from workers.courier import SLICE, Courier, Purse, slices
 
-WAVE = 50_000  # base prompts whose dialogues are under way at once; about 130 MB
+WAVE = 50_000  # base prompts whose dialogues are under way at once; about 100 MB
 _THREADS = 16
 
 

@@ -70,7 +70,7 @@ class Purse:
                 self._spent += answer.usage.usd or 0.0
 
     def forget(self) -> None:
-        """Nobody will come with the answers that were counted until now again."""
+        """What was counted until now stays spent; nobody asks for it again."""
         self._counted.clear()
 
 

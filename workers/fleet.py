@@ -68,12 +68,12 @@ def celery_worker(
     """A Celery worker for one queue, as a child.
 
     Prompt workers that wait for an endpoint have as many processes as fill the run's window with
-    one message each, and one more for the gap between two messages.
+    one message each, and two more: a message is held until its slowest answer has come.
     """
     command = [sys.executable, "-m", "celery", f"--app={app_module}", "worker"]
     if queue == "prompt" and settings.prompter.kind == "openai":
         messages = -(-settings.endpoint.concurrency // settings.dispatch.bases_per_message)
-        command += [f"--concurrency={min(messages + 1, MAX_PROMPT_PROCESSES)}"]
+        command += [f"--concurrency={min(messages + 2, MAX_PROMPT_PROCESSES)}"]
     command += [f"--queues={queue}", f"--hostname={queue}-{os.getpid()}@%h", "--loglevel=WARNING"]
     command += ["--without-gossip", "--without-mingle"]
     return Child(f"worker-{queue}", command, settings.state_dir / "logs", environment)

@@ -1,6 +1,5 @@
 """`ppv doctor`: what works here, and what to do about what does not."""
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 
@@ -96,26 +95,22 @@ def _prompter() -> str:
     from pipeline.taxonomy import load_taxonomy
     from workers.settings import settings
 
-    config = settings().prompter
-    taxonomy = load_taxonomy(config.taxonomy)
-    if config.kind == "openai":
-        if not os.environ.get("OPENAI_API_KEY"):
-            raise InputError("the openai prompter needs a key: set OPENAI_API_KEY")
-        return f"openai {_openai_model(config.model)}, taxonomy {taxonomy.name}"
-    return f"grammar, taxonomy {taxonomy.name}"
+    config = settings()
+    prompter, taxonomy = config.prompter, load_taxonomy(config.prompter.taxonomy)
+    if prompter.kind == "grammar":
+        return f"grammar, taxonomy {taxonomy.name}"
+    from pipeline.prompter.endpoint import Endpoint
+    from pipeline.prompter.instructions import load_instructions
+    from pipeline.prompter.prices import load_price
 
-
-def _openai_model(model: str) -> str:
-    """The model, if the endpoint has it."""
-    import openai
-
-    client = openai.OpenAI(timeout=10, max_retries=0)
-    try:
-        known = [each.id for each in client.models.list()]
-    except openai.AuthenticationError:
-        raise InputError(f"{client.base_url} refuses the key: check OPENAI_API_KEY") from None
-    except openai.OpenAIError as error:
-        raise ServiceError(f"no answer from {client.base_url}: {error}") from None
-    if known and model not in known:
-        raise InputError(f"{client.base_url} has no model {model!r}: set prompter.model")
-    return f"{model} at {client.base_url}"
+    instructions = load_instructions(prompter.instructions)
+    price = load_price(config.endpoint.prices, prompter.model)
+    endpoint = Endpoint(prompter, config.endpoint.timeout_s)
+    known = endpoint.models()
+    if known and not any(name in (prompter.model, f"{prompter.model}:latest") for name in known):
+        raise InputError(f"{endpoint.address} has no model {prompter.model!r}: set prompter.model")
+    cost = f"${price.input:g} and ${price.output:g} a million" if price else "price not known"
+    return (
+        f"openai {prompter.model} at {endpoint.address} ({cost}), taxonomy {taxonomy.name}, "
+        f"instructions {instructions.name}"
+    )
