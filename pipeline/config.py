@@ -46,6 +46,9 @@ class PrompterConfig(Frozen):
     model: str = "gpt-4o-mini"
     base_url: Annotated[str, Field(pattern=r"^(https?://[^@\s]+)?$")] = ""  # "": OPENAI_BASE_URL's
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    structure: Literal["json_schema", "json_object", "none"] = "json_schema"
+    """What the endpoint is asked to hold its answers to; older models know less. Whatever comes
+    is validated all the same."""
     seed: int | None = None  # for servers that sample by it
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None  # of one answer
     tries: Annotated[int, Field(ge=1, le=20)] = 3  # requests until a base prompt is given up
@@ -55,7 +58,7 @@ class EndpointConfig(Frozen):
     """How a run may use the prompter's endpoint. None of it shapes a prompt; it can change."""
 
     timeout_s: Annotated[float, Field(gt=0)] = 60.0  # per request
-    patience_s: Annotated[float, Field(ge=0)] = 900.0  # with an endpoint that is away or busy
+    patience_s: Annotated[float, Field(ge=0)] = 600.0  # with an endpoint that is away or busy
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64  # requests of a run under way at once
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None  # of all workers together
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None

@@ -89,3 +89,10 @@ class EndpointAway(PromptFailed):
 
 class SpendingLimit(PromptFailed):
     """The run has spent what it may."""
+
+    @classmethod
+    def of(cls, limit_usd: float) -> "SpendingLimit":
+        return cls(
+            f"the run may spend ${limit_usd:.2f}, and the next answer would go beyond that: raise "
+            "endpoint.spend_limit_usd, then try again what failed"
+        )

@@ -37,9 +37,13 @@ def read_yaml(
             f"no {what} {source!r}: neither a file nor one that ships ({shipped})"
         ) from None
     except ValidationError as reasons:
-        first = reasons.errors()[0]
+        flaws = reasons.errors()  # a misspelt key first: one that is missing may be that one
+        first = next((flaw for flaw in flaws if flaw["type"] == "extra_forbidden"), flaws[0])
         where = ".".join(map(str, first["loc"])) or "its top level"
-        message = " ".join(f"{where}: {first['msg'].removeprefix('Value error, ')}".split())
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            said = f"unknown; {nearest(where, model.model_fields)}"
+        message = " ".join(f"{where}: {said}".split())
         raise error(f"{what} {source!r}, at {message}") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as reason:
         # ValueError: no UTF-8, or a date that does not exist; RecursionError: a thousand brackets

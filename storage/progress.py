@@ -35,7 +35,7 @@ class Tally:
 
     @property
     def missing(self) -> int:
-        return self.expected - self.judged - self.failed
+        return max(0, self.expected - self.judged - self.failed)
 
     @property
     def finished(self) -> bool:

@@ -213,13 +213,13 @@ def test_the_window_halves_once_a_second_and_grows_by_its_inverse(admission: Adm
     ask(admission, limits=limits)
     assert admission.window() is None
 
-    admission.release("key", "me", busy=True)
+    admission.release("key", "me", busy=True, overloaded=True)
     shrunk = time.monotonic()
-    admission.release("key", "me", busy=True)
+    admission.release("key", "me", busy=True, overloaded=True)
     assert admission.window() == 4
 
     def halved() -> bool:
-        admission.release("key", "me", busy=True)
+        admission.release("key", "me", busy=True, overloaded=True)
         return admission.window() == 2
 
     poll(halved)
@@ -239,7 +239,7 @@ def test_the_window_never_closes(admission: Admission) -> None:
     limits = EndpointConfig(concurrency=1)
     ask(admission, limits=limits)
 
-    admission.release("key", "me", busy=True)
+    admission.release("key", "me", busy=True, overloaded=True)
 
     assert admission.window() == 1
     assert ask(admission, limits=limits).kind is Kind.GO
@@ -250,8 +250,8 @@ def test_the_window_never_closes(admission: Admission) -> None:
 
 def test_all_wait_for_the_longest_pause(admission: Admission) -> None:
     start = time.monotonic()
-    admission.release("a", "me", busy=True, retry_after_s=0.6)
-    admission.release("b", "me", busy=True, retry_after_s=0.1)
+    admission.release("a", "me", busy=True, overloaded=True, retry_after_s=0.6)
+    admission.release("b", "me", busy=True, overloaded=True, retry_after_s=0.1)
 
     decision = ask(admission)
     assert decision.kind is Kind.WAIT
@@ -261,7 +261,7 @@ def test_all_wait_for_the_longest_pause(admission: Admission) -> None:
 
 
 def test_a_pause_ends_after_ten_minutes(admission: Admission) -> None:
-    admission.release("a", "me", busy=True, retry_after_s=86400)
+    admission.release("a", "me", busy=True, overloaded=True, retry_after_s=86400)
 
     assert 599 < ask(admission).wait_s < 602
 
@@ -385,7 +385,7 @@ def test_reserved_dollars_become_spent_ones_or_return(admission: Admission) -> N
     ask(admission, "a", limits=limits, usd=0.9)
     assert ask(admission, "b", limits=limits, usd=0.2).kind is Kind.WAIT  # "a" may cost less
     assert ask(admission, "b", limits=limits, usd=1.1).kind is Kind.BROKE
-    admission.release("a", "me", busy=True)
+    admission.release("a", "me", busy=True, overloaded=True)
     assert ask(admission, "b", limits=limits, usd=1.0).kind is Kind.GO
     admission.settle("b", "me", usd=0.25, tokens=0)
 
@@ -400,8 +400,32 @@ def test_a_run_is_busy_while_somebody_sends_or_waits(admission: Admission) -> No
     admission.settle("a", "me", usd=0.0, tokens=0)
     assert not admission.is_busy()
     ask(admission, "b")
-    admission.release("b", "me", busy=True, retry_after_s=5.0)
+    admission.release("b", "me", busy=True, overloaded=True, retry_after_s=5.0)
     assert admission.is_busy() and admission.under_way() == 0
+
+
+def test_what_is_just_broken_does_not_shrink_the_window(admission: Admission) -> None:
+    ask(admission, "a")
+    admission.release("a", "me", busy=True)
+    assert admission.window() is None
+
+
+def test_a_cancelled_run_sends_nothing(admission: Admission, redis_url: str) -> None:
+    broker = Broker(redis_url)
+    broker.cancel(admission._run)
+    assert ask(admission, "a").kind is Kind.CANCELLED
+    broker.revive(admission._run)
+    assert ask(admission, "a").kind is Kind.GO
+
+
+def test_a_forgotten_account_is_asked_of_the_store_again(admission: Admission) -> None:
+    admission.restore(1.0)
+    ask(admission, "a")
+    admission.settle("a", "me", usd=0.5, tokens=0)
+    admission.forget()
+    assert admission.spent() is None
+    admission.restore(7.0)
+    assert admission.spent() == 7.0
 
 
 def test_the_store_says_once_what_was_spent(admission: Admission) -> None:

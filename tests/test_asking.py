@@ -55,7 +55,6 @@ def asker(
             Endpoint(prompter, timeout_s),
             answers,
             Admission(broker.client, run, broker.address),
-            lambda: broker.is_cancelled(run),
         )
 
     return make
@@ -131,6 +130,10 @@ def test_a_cancelled_run_does_not_wait_on(asker: Make, provider: Provider, redis
     threading.Timer(0.3, lambda: Broker(redis_url).cancel(name)).start()
     with pytest.raises(RunCancelled):
         waiting.ask(question())
+    asked = provider.counts()["requests"]
+    with pytest.raises(RunCancelled):
+        waiting.ask(question(2))
+    assert provider.counts()["requests"] == asked
 
 
 def test_the_run_spends_no_more_than_it_may(asker: Make, provider: Provider) -> None:

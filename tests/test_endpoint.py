@@ -2,7 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -89,8 +90,9 @@ def test_an_answer_without_end_is_not_read_to_its_end(
     endpoint: Make, httpserver: HTTPServer
 ) -> None:
     respond(httpserver, completion("x" * 10_000_000))
-    answer = endpoint().ask(REQUEST)
+    answer = endpoint().ask(REQUEST, Price(input=2.0, output=4.0))
     assert answer.content is None and answer.finish_reason == TOO_LARGE
+    assert answer.usage.output_tokens > 1_000_000 and (answer.usage.usd or 0) > 4.0
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,7 @@ def test_a_busy_endpoint_says_for_how_long(
     with pytest.raises(Busy, match=f"{httpserver.url_for('/v1')} answered {status}") as busy:
         endpoint().ask(REQUEST)
     assert busy.value.retry_after_s == seconds
+    assert busy.value.overloaded == (status in (429, 503))
 
 
 def test_a_date_to_come_back_at_is_understood(endpoint: Make, httpserver: HTTPServer) -> None:
@@ -177,6 +180,22 @@ def test_a_server_that_hangs_is_busy(endpoint: Make, httpserver: HTTPServer) -> 
             endpoint(timeout_s=0.2).ask(REQUEST)
     finally:
         done.set()
+
+
+def test_an_answer_that_drips_in_is_given_up(endpoint: Make, httpserver: HTTPServer) -> None:
+    def drip(_: Asked) -> Response:
+        def pieces() -> Iterator[bytes]:
+            for _ in range(100):
+                time.sleep(0.05)
+                yield b" "
+
+        return Response(pieces(), content_type="application/json")
+
+    httpserver.expect_request("/v1/chat/completions").respond_with_handler(drip)
+    started = time.monotonic()
+    with pytest.raises(Busy, match="no whole answer"):
+        endpoint(timeout_s=0.3).ask(REQUEST)
+    assert time.monotonic() - started < 3
 
 
 def test_nobody_listening_is_busy(endpoint: Make) -> None:

@@ -15,6 +15,7 @@ from pipeline.errors import (
     PromptUnusable,
 )
 from pipeline.prompter.budget import budget_of
+from pipeline.prompter.dialogue import OUTPUT
 from pipeline.prompter.endpoint import TOO_LARGE, Endpoint
 from pipeline.prompter.near import MemoryNeighbours
 from pipeline.types import Answer, Expansion, ModelRef, Usage
@@ -241,6 +242,22 @@ def test_markup_and_control_characters_stay_text(odd: str) -> None:
     assert expansion.prompts[0].text == odd
 
 
+def test_a_blank_entry_costs_its_siblings_nothing() -> None:
+    script = Script(said(entry("\n  "), *texts(1)), said(texts(2)[1]))
+    assert len(made(script).prompts) == 2
+    assert "at least 1 character" in asked(script)["descriptions"][0]["again"]
+
+
+def test_an_older_model_is_told_the_schema_in_words() -> None:
+    for structure, format in (("json_object", {"type": "json_object"}), ("none", None)):
+        script = Script(said(*texts(2)))
+        made(script, config={"structure": structure})
+        (request,) = script.asked
+        assert request.body.get("response_format") == format
+        assert '"enum": ["pale", "tan", "brown", "dark"]' in request.body["messages"][0]["content"]
+        assert request.expected_tokens[1] == 2 * OUTPUT
+
+
 def test_a_huge_entry_is_not_taken() -> None:
     script = Script(said(entry("a" * 1_000_000), *texts(1)), said(texts(2)[1]))
     assert len(made(script).prompts) == 2
@@ -267,6 +284,22 @@ def test_what_stays_too_long_is_cut_at_a_clause_on_record() -> None:
     assert cut.text + cut.cut == long
     assert cut.readings["verifier"].tokens == 27
     assert len(script.asked) == 3
+
+
+def test_attributes_that_went_with_the_cut_are_not_claimed() -> None:
+    long = "a left hand with tan skin, " + ", ".join(f"finger {n} on it" for n in range(12))
+    script = Script(said(*texts(1), entry(f"{long}, a red mug, gray wall", background="gray")))
+    cut = made(script, budget=words(verifier=20), config={"tries": 1}).prompts[1]
+    assert cut.attributes == {"skin": "tan", "hand": "left"}
+
+
+def test_a_repetition_that_then_is_too_long_is_cut() -> None:
+    long = ", ".join(f"finger {n} on the rim" for n in range(12))
+    one = texts(1)[0]
+    script = Script(said(one, one), said(entry(long)), said(entry(long)))
+    expansion = made(script, budget=words(verifier=30))
+    assert expansion.prompts[1].cut and not expansion.prompts[1].repeats
+    assert expansion.dropped == (one["text"],)
 
 
 def test_a_prompt_may_be_longer_than_the_verifier_reads_if_the_user_says_so() -> None:

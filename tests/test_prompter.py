@@ -161,11 +161,27 @@ def test_a_small_world_that_has_nothing_new_repeats_itself_and_says_so() -> None
     assert all(prompt.text for prompt in made)
 
 
+def test_a_wording_that_fits_is_taken_before_one_is_cut() -> None:
+    lengths = {len(prompt.text.split()) for prompt in expand("a mug", 10).prompts}
+    shortest = min(lengths)
+    made = expand("a mug", 10, budget=words(verifier=shortest + 2)).prompts
+    assert max(lengths) > shortest
+    assert not any(prompt.cut for prompt in made if prompt.category == "power")
+
+
 def test_a_text_over_budget_is_cut_at_a_clause_and_what_was_cut_is_kept() -> None:
-    made = expand("a mug", 5, budget=words(proposer=77, verifier=16)).prompts
-    whole = {prompt.index: prompt.text for prompt in expand("a mug", 5).prompts}
+    made = expand("a mug", 5, budget=words(proposer=77, verifier=10)).prompts
+    whole = {prompt.index: prompt for prompt in expand("a mug", 5).prompts}
     assert any(prompt.cut for prompt in made)
     for prompt in made:
-        assert prompt.text + prompt.cut == whole[prompt.index]
+        assert prompt.text + prompt.cut == whole[prompt.index].text
         assert prompt.readings["verifier"].unread == 0
         assert prompt.readings["proposer"].tokens == len(prompt.text.split()) + 2
+        assert prompt.attributes.items() < whole[prompt.index].attributes.items()
+        assert all(value in prompt.text for value in prompt.attributes.values())
+
+
+def test_texts_that_are_the_same_once_cut_are_repetitions() -> None:
+    made = expand("a mug", 12, budget=words(proposer=6, verifier=6)).prompts
+    texts = [prompt.text for prompt in made]
+    assert sum(prompt.repeats for prompt in made) >= len(texts) - len(set(texts)) > 0

@@ -153,6 +153,34 @@ def test_a_spending_limit_ends_the_run_cleanly_and_a_higher_one_finishes_it(
     assert provider.counts()["answered_twice"] == 0 and provider.counts()["answered"] > asked
 
 
+def test_what_batches_cost_counts_for_live_calls_too(place: Place, provider: Provider) -> None:
+    (place.folder / "more.txt").write_text("".join(f"a mug, number {n}\n" for n in range(8)))
+    limit = ("--set", "endpoint.spend_limit_usd=12", "--set", "endpoint.batch_poll_s=0.1")
+    batch = made(place, "--run", "both", "--batch", *limit)
+    assert 0 < batch["usage"]["usd"] <= 12
+    ended = place.ppv("prompts", "more.txt", "--run", "both", "--json", *limit)
+    assert ended.code == 1 and "SpendingLimit" in ended.err
+    assert json.loads(ended.out)["usage"]["usd"] <= 12
+
+
+def test_a_wrong_model_is_said_once(place: Place, provider: Provider) -> None:
+    provider.control(models="another")
+    ended = place.ppv("prompts", "bases.txt", "--run", "wrong")
+    assert ended.code == 2 and ended.err.count("has no model 'tiny'") == 1
+    assert not any(place.run_folder("wrong").failed_ids())
+
+
+def test_repeated_lines_are_one_base_prompt(place: Place) -> None:
+    (place.folder / "bases.txt").write_text("a red mug\na red mug\n\na red mug\n")
+    assert made(place, "--run", "once")["base_prompts"] == 1
+
+
+def test_resuming_what_was_only_prompted_says_what_to_do(place: Place) -> None:
+    made(place, "--run", "only")
+    ended = place.ppv("resume", "only")
+    assert ended.code == 2 and "ppv run FILE --run only" in ended.err
+
+
 def test_a_spending_limit_without_a_price_is_refused(place: Place) -> None:
     limit = ("--set", "endpoint.spend_limit_usd=5", "--set", "endpoint.prices=default")
     ended = place.ppv("prompts", "bases.txt", *limit)

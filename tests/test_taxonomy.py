@@ -320,3 +320,8 @@ def test_a_name_that_ships_wins_over_a_file_here(
     monkeypatch.chdir(tmp_path)
     assert load_taxonomy("grasp").name == "grasp"
     assert load_taxonomy("./grasp").name == "kitchen"
+
+
+def test_a_misspelt_key_names_the_nearest_one(tmp_path: Path) -> None:
+    message = refusal(tmp_path, GOOD.replace("attributes:", "atributes:"))
+    assert "at atributes: unknown; did you mean 'attributes'?" in message

@@ -1,6 +1,6 @@
 -- Who may ask the endpoint now: one decision for all workers of a run, in one call.
 --
--- KEYS: the run's state, its claims, their records.
+-- KEYS: the run's state, its claims, their records; the set of cancelled runs.
 --   state    a hash. Dollars, in billionths, so that sums are exact: restored (what the store knew),
 --            spent (since then), reserved (by requests under way). The window: window (absent: as
 --            wide as it may be), ceiling, shrunk_at. Times, in microseconds: paused_until,
@@ -22,7 +22,7 @@ local PAUSE_AT_MOST = 600 * SECOND
 local LATE = 2 * SECOND       -- how late someone who was told to wait may come back
 local BACK_OFF = 35 * SECOND  -- the longest that someone who was not told when comes back in
 
-local GO, TAKEN, WAIT, FULL, BROKE = 0, 1, 2, 3, 4
+local GO, TAKEN, WAIT, FULL, BROKE, CANCELLED = 0, 1, 2, 3, 4, 5
 
 local time = redis.call('TIME')
 local now = time[1] * SECOND + time[2]
@@ -36,7 +36,7 @@ local function read(field)
 end
 
 local function keep()
-  for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, DAY_S) end
+  for index = 1, 3 do redis.call('EXPIRE', KEYS[index], DAY_S) end
 end
 
 local function record_of(key)
@@ -77,6 +77,7 @@ end
 
 local function admit(key, holder, concurrency, requests_per_minute, tokens_per_minute, limit,
                      tokens, dollars)
+  if redis.call('SISMEMBER', KEYS[4], ARGV[#ARGV]) == 1 then return {CANCELLED, 0} end
   local taken = record_of(key)
   if taken and taken.holder ~= holder then return {TAKEN, 0} end
   if taken then  -- the answer to the first call was lost on its way
@@ -158,7 +159,7 @@ local function release(key, holder, busy, pause)
   if busy == 0 then return end
   local ceiling = read('ceiling')
   local window = read('window') or ceiling
-  if window and now - (read('shrunk_at') or 0) >= SHRINK_EVERY then
+  if busy == 2 and window and now - (read('shrunk_at') or 0) >= SHRINK_EVERY then
     window = math.max(1, math.min(window, ceiling) / 2)
     redis.call('HSET', state, 'window', string.format('%.6f', window), 'shrunk_at', whole(now))
   end

@@ -26,7 +26,7 @@ import redis
 from pipeline.config import EndpointConfig
 from pipeline.errors import ServiceError
 from pipeline.types import Frozen
-from workers.broker import explained
+from workers.broker import CANCELLED, explained
 
 CLAIM_S = 15.0  # after which the requests of a killed worker count no more
 
@@ -42,6 +42,7 @@ class Kind(Enum):
     GO = "go"  # send it, then settle or release it
     TAKEN = "taken"  # another holder is sending the same one: look for its answer after wait_s
     WAIT = "wait"  # ask again after wait_s, and not two seconds later
+    CANCELLED = "cancelled"  # nothing of the run is to be sent any more
     BROKE = "broke"  # the run would spend more than it may
 
 
@@ -71,7 +72,8 @@ class Admission:
     ) -> None:
         self._redis, self._address = client, address
         self._state = f"ppv:admission:{run}"
-        self._keys = [self._state, f"{self._state}:claims", f"{self._state}:records"]
+        self._run = run
+        self._keys = [self._state, f"{self._state}:claims", f"{self._state}:records", CANCELLED]
         self._life_us = round(claim_s * 1e6)
         self._script = client.register_script(_source())
         self._keeper = Keeper(self.renew, claim_s / 3)
@@ -97,6 +99,7 @@ class Admission:
             -1 if limit is None else round(limit * _BILLION),
             tokens,
             round(usd * _BILLION),
+            self._run,
         )
         match code:
             case 0:
@@ -110,6 +113,8 @@ class Admission:
                 return Decision(kind=Kind.WAIT, wait_s=wait_s + late_s)
             case 3:
                 return Decision(kind=Kind.WAIT, wait_s=random.uniform(*_CROWD_S))
+            case 5:
+                return Decision(kind=Kind.CANCELLED)
             case _:
                 return Decision(kind=Kind.BROKE)
 
@@ -123,15 +128,23 @@ class Admission:
         self._call("settle", key, holder, round(usd * _BILLION), tokens)
 
     def release(
-        self, key: str, holder: str, busy: bool = False, retry_after_s: float | None = None
+        self,
+        key: str,
+        holder: str,
+        *,
+        busy: bool = False,
+        overloaded: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         """The request failed, and cost nothing.
 
-        busy: the endpoint said that it has too much to do (429, 5xx). retry_after_s: for how long
-        nobody of the run may ask, at most ten minutes; the longest that anyone was told holds.
+        busy: it will be sent again. overloaded: because the endpoint is asked too much, so that the
+        window is to shrink. retry_after_s: for how long nobody of the run may ask, at most ten
+        minutes; the longest that anyone was told holds.
         """
         self._keeper.drop(Claim(key, holder))
-        self._call("release", key, holder, int(busy), round((retry_after_s or 0) * 1e6))
+        pause_us = round((retry_after_s or 0) * 1e6)
+        self._call("release", key, holder, 2 if overloaded else int(busy), pause_us)
 
     def renew(self, *held: Claim) -> None:
         """Prolong those claims that are still their holders'."""
@@ -172,6 +185,11 @@ class Admission:
             pipe.hsetnx(self._state, "restored", str(round(usd * _BILLION)))
             pipe.expire(self._state, _TTL_S)
             pipe.execute()
+
+    def forget(self) -> None:
+        """What was spent is asked of the store again. For when nothing is under way."""
+        with explained(self._address):
+            self._redis.delete(*self._keys[:3])
 
     def _call(self, verb: str, *arguments: str | int) -> tuple[int, int]:
         with explained(self._address):

@@ -3,7 +3,6 @@ than the run may, and again while the endpoint is away."""
 
 import random
 import time
-from collections.abc import Callable
 from uuid import uuid4
 
 from pipeline.config import Run
@@ -15,7 +14,7 @@ from storage.answers import Answers
 from workers.admission import Admission, Kind
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # after an endpoint failed without saying until when
-_CHECK_S = 1.0  # how long a wait goes on before it is asked whether the run was cancelled
+_CHECK_S = 1.0  # a wait is not slept through: the run may be cancelled meanwhile
 
 
 class RunCancelled(PpvError):
@@ -31,10 +30,9 @@ class Asker:
         endpoint: Endpoint,
         answers: Answers,
         admission: Admission,
-        is_cancelled: Callable[[], bool],
     ) -> None:
         self._run, self._endpoint, self._answers = run, endpoint, answers
-        self._admission, self._is_cancelled = admission, is_cancelled
+        self._admission = admission
 
     def ask(self, request: Request) -> Answer:
         """An answer is in the cache before it is given back.
@@ -51,12 +49,18 @@ class Asker:
             try:
                 answer, paid = self._send(request, look_first=failures == 0)
             except Busy as error:
-                self._admission.release(request.key, holder, True, error.retry_after_s)
+                self._admission.release(
+                    request.key,
+                    holder,
+                    busy=True,
+                    overloaded=error.overloaded,
+                    retry_after_s=error.retry_after_s,
+                )
                 failures, away_since = failures + 1, away_since or time.monotonic()
                 if time.monotonic() - away_since > self._run.endpoint.patience_s:
                     raise EndpointAway(f"asked {failures} times: {error}") from None
                 if error.retry_after_s is None:
-                    self._pause(random.uniform(0.5, 1) * _pause_s(failures))
+                    time.sleep(random.uniform(0.5, 1) * _pause_s(failures))
             except BaseException:
                 self._admission.release(request.key, holder)
                 raise
@@ -87,19 +91,10 @@ class Asker:
             if decision.kind is Kind.GO:
                 return
             if decision.kind is Kind.BROKE:
-                raise SpendingLimit(
-                    f"the run may spend ${limits.spend_limit_usd:.2f}, and the next answer would "
-                    "go beyond that: raise endpoint.spend_limit_usd, then resume with --failed"
-                )
-            self._pause(decision.wait_s)
-
-    def _pause(self, seconds: float) -> None:
-        """Raises RunCancelled if the run is cancelled meanwhile."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _CHECK_S))
-            if left > _CHECK_S and self._is_cancelled():
+                raise SpendingLimit.of(limits.spend_limit_usd or 0.0)
+            if decision.kind is Kind.CANCELLED:
                 raise RunCancelled(f"run {self._run.name!r} was cancelled")
+            time.sleep(min(decision.wait_s, _CHECK_S))
 
 
 def _pause_s(failures: int) -> float:

@@ -12,7 +12,7 @@ from pipeline.errors import InputError, ServiceError
 
 QUEUES = ("prompt", "propose", "verify")
 
-_CANCELLED = "ppv:cancelled"  # a set of run names, one for each run that was stopped by hand
+CANCELLED = "ppv:cancelled"  # a set of run names, one for each run that was stopped by hand
 _REDELIVERED = "ppv:redelivered:"  # a counter for each batch that a worker died on
 _REDELIVERED_TTL_S = 24 * 3600
 
@@ -68,16 +68,16 @@ class Broker:
     def cancel(self, run: str) -> None:
         """Workers drop the run's messages from now on."""
         with explained(self.address):
-            self._redis.sadd(_CANCELLED, run)
+            self._redis.sadd(CANCELLED, run)
 
     def revive(self, run: str) -> None:
         """Undo `cancel`."""
         with explained(self.address):
-            self._redis.srem(_CANCELLED, run)
+            self._redis.srem(CANCELLED, run)
 
     def is_cancelled(self, run: str) -> bool:
         with explained(self.address):
-            return bool(self._redis.sismember(_CANCELLED, run))
+            return bool(self._redis.sismember(CANCELLED, run))
 
     def count_redelivery(self, batch_id: str) -> int:
         """How often this batch has come back from a worker that died on it, this time included."""

@@ -52,10 +52,7 @@ class Purse:
             return
         usd = self._price.of(*request.expected_tokens, batch=True)
         if self._spent + self._reserved + usd > self._limit:
-            raise SpendingLimit(
-                f"the run may spend ${self._limit:.2f}, and the next answer would go beyond that: "
-                "raise endpoint.spend_limit_usd, then resume with --failed"
-            )
+            raise SpendingLimit.of(self._limit)
         self._reserved += usd
 
     def settle(self) -> None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipeline.config import Run
+from pipeline.errors import InputError
 from pipeline.prompter import load_prompter
 from pipeline.prompter.budget import budget_of
 from pipeline.prompter.dialogue import Prompter, Request, converse
@@ -37,7 +38,6 @@ class Describer:
                 self.endpoint,
                 self.answers,
                 _admission(folder, run, broker),
-                lambda: broker.is_cancelled(run.name),
             )
         self.prompter: Prompter = load_prompter(
             run,
@@ -49,7 +49,8 @@ class Describer:
     def describe(self, base: BasePrompt) -> tuple[DetailedPrompt, ...]:
         """Those in the store, else fresh ones; what is missing of them is a failure on record.
 
-        Raises RunCancelled, and ServiceError where store or broker is away.
+        Raises RunCancelled; InputError for what is wrong for every base prompt, such as the key;
+        and ServiceError where store or broker is away.
         """
         stored = self.folder.read_expansion(base)
         if stored is not None:
@@ -58,6 +59,8 @@ class Describer:
         try:
             expansion = attempts.persist(lambda: converse(self.prompter.expand(base), self._ask))
         except attempts.GivenUp as error:
+            if isinstance(error.__cause__, InputError):
+                raise error.__cause__ from None
             self.fail(base, error)
             return ()
         self.keep(base, expansion)
@@ -94,7 +97,7 @@ class Describer:
 
 def _admission(folder: RunFolder, run: Run, broker: Broker) -> Admission:
     admission = Admission(broker.client, run.name, broker.address)
-    if run.endpoint.spend_limit_usd and admission.spent() is None:
+    if admission.spent() is None:  # a new run, or a Redis that has forgotten
         admission.restore(spending(folder).usd or 0.0)
     return admission
 

@@ -174,6 +174,11 @@ def close_input(folder: RunFolder) -> bool:
         for batch in folder.inputs():
             for base in batch.bases:
                 known.add(base.id)
+        if not len(known):
+            raise InputError(
+                f"run {folder.name!r} has no base prompts enqueued: ppv run FILE --run "
+                f"{folder.name}"
+            )
         _set_total(folder, len(known))
     return True
 

@@ -5,7 +5,7 @@ from typing import Any
 from celery import Task
 
 from pipeline.errors import InputError
-from pipeline.types import PromptBatch
+from pipeline.types import BasePrompt, DetailedPrompt, PromptBatch
 from workers import attempts, canvas, resources
 from workers.asking import RunCancelled
 from workers.celery import app
@@ -20,12 +20,18 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
     try:
         describer = resources.describer(batch.run)
         described = list(resources.askers().map(describer.describe, batch.bases))
-    except InputError as error:  # this machine lacks the key, or a model's tokenizer
-        folder, run = resources.folder(batch.run), resources.run(batch.run)
-        for base in batch.bases:
-            attempts.give_up_base(folder, run, base, attempts.GivenUp(error, 1))
-        return
+    except InputError as error:  # a wrong key or model, or this machine lacks a tokenizer
+        described = [_stored_or_failed(batch.run, base, error) for base in batch.bases]
     except RunCancelled:
         return
     prompts = [prompt for prompts in described for prompt in prompts]
     canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts))
+
+
+def _stored_or_failed(run: str, base: BasePrompt, error: InputError) -> tuple[DetailedPrompt, ...]:
+    """What the base prompt has already; nothing more can be had here."""
+    folder = resources.folder(run)
+    if stored := folder.read_expansion(base):
+        return stored.prompts
+    attempts.give_up_base(folder, resources.run(run), base, attempts.GivenUp(error, 1))
+    return ()

@@ -94,6 +94,12 @@ class Budget:
         return beginnings[fitting - 1] if fitting else ""
 
 
+def still_said(attributes: dict[str, str], cut: str) -> dict[str, str]:
+    """The attributes of a text without those whose words went with what was cut off."""
+    gone = cut.lower()
+    return {name: value for name, value in attributes.items() if value.lower() not in gone}
+
+
 def budget_of(run: Run) -> Budget:
     """The readers that a run's models have.
 

@@ -22,6 +22,7 @@ class Request(Frozen):
 
     address: str  # of the endpoint, since another server's model of the same name is another model
     body: dict[str, Any]
+    descriptions: int = 1  # how many it asks for
 
     @cached_property
     def key(self) -> str:
@@ -34,10 +35,9 @@ class Request(Frozen):
 
         A token is about 4 bytes of English, and the schema counts as input.
         """
-        schema = self.body["response_format"]["json_schema"]["schema"]
-        asked = {"messages": self.body["messages"], "schema": schema}
+        asked = [self.body["messages"], self.body.get("response_format")]
         size = len(json.dumps(asked, ensure_ascii=False).encode())
-        return -(-size // BYTES_PER_TOKEN), schema["properties"]["prompts"]["minItems"] * OUTPUT
+        return -(-size // BYTES_PER_TOKEN), self.descriptions * OUTPUT
 
 
 Reply = Answer | PromptFailed

@@ -7,6 +7,7 @@ from prompter.base_url. Nothing is tried again here: when to is for whoever asks
 import email.utils
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ import openai
 
 from pipeline.config import PrompterConfig
 from pipeline.errors import InputError, PromptFiltered, PromptRejected, ServiceError
-from pipeline.prompter.dialogue import Request
+from pipeline.prompter.dialogue import BYTES_PER_TOKEN, Request
 from pipeline.prompter.prices import Price, usage_of
 from pipeline.types import Answer
 
@@ -27,9 +28,12 @@ TOO_LARGE = "too large"  # the finish reason that we give an answer beyond that
 class Busy(ServiceError):
     """No answer this time: the endpoint is away, busy or broken. It may be asked again."""
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, retry_after_s: float | None = None, *, overloaded: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s  # as the endpoint says, if it does
+        self.overloaded = overloaded  # it says that it is asked too much, and is not just broken
 
 
 class Endpoint:
@@ -37,7 +41,7 @@ class Endpoint:
 
     def __init__(self, config: PrompterConfig, timeout_s: float) -> None:
         """Raises InputError if there is no key."""
-        self._model = config.model
+        self._model, self._timeout_s = config.model, timeout_s
         try:
             self.client = openai.OpenAI(
                 base_url=config.base_url or None, timeout=timeout_s, max_retries=0
@@ -89,19 +93,33 @@ class Endpoint:
                 extra_headers={"Idempotency-Key": once or request.key},
             ) as response:
                 content_type = response.headers.get("content-type", "")
-                data = bytearray()
-                for chunk in response.iter_bytes():
-                    data += chunk
-                    if len(data) > MAX_ANSWER_BYTES:
-                        return Answer(content=None, finish_reason=TOO_LARGE, run=run)
+                data = self._read(response.iter_bytes())
         except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, ValueError) as error:
             raise self.explained(error) from None
         if "html" in content_type:
             raise InputError(f"{self.address} is no OpenAI-compatible endpoint: check the base URL")
+        if len(data) > MAX_ANSWER_BYTES:  # what it costs is a guess, and not nothing
+            written = len(data) // BYTES_PER_TOKEN
+            usage = usage_of(price, request.expected_tokens[0], written)
+            return Answer(content=None, finish_reason=TOO_LARGE, usage=usage, run=run)
         try:
             return answer_of(json.loads(data), price, run)
         except ValueError as error:
             raise Busy(f"{self.address} sent what is no chat completion: {error}") from None
+
+    def _read(self, chunks: Iterator[bytes]) -> bytes:
+        """The body, up to a bit beyond the limit.
+
+        Raises Busy where it drips in for too long: the client's own timeout is for each piece.
+        """
+        data, end = bytearray(), time.monotonic() + self._timeout_s
+        for chunk in chunks:
+            data += chunk
+            if len(data) > MAX_ANSWER_BYTES:
+                break
+            if time.monotonic() > end:
+                raise Busy(f"no whole answer from {self.address} within {self._timeout_s:g} s")
+        return bytes(data)
 
     def explained(self, error: Exception) -> Exception:
         """What an exception of the client means here."""
@@ -113,13 +131,17 @@ class Endpoint:
         if status in (401, 403):
             return InputError(f"{self.address} refused the key: check OPENAI_API_KEY")
         if status == 404:
-            return InputError(f"{self.address} has no model {self._model!r}: set prompter.model")
+            return InputError(
+                f"{self.address} has no model {self._model!r}, or is no such endpoint: check "
+                "prompter.model, and the base URL, which usually ends with /v1"
+            )
         if code == "insufficient_quota":
             return InputError(f"{self.address} gives no more credit: {said}")
         if code in ("content_filter", "content_policy_violation"):
             return PromptFiltered(said)
         if status in (408, 409, 425, 429) or status >= 500:
-            return Busy(said, _retry_after_s(error.response.headers))
+            retry_after_s = _retry_after_s(error.response.headers)
+            return Busy(said, retry_after_s, overloaded=status in (429, 503))
         return PromptRejected(said)
 
 

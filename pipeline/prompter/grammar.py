@@ -1,10 +1,11 @@
 """The offline prompter: fills the taxonomy's templates, the same for the same base prompt."""
 
+from collections.abc import Iterable
 from itertools import islice
 
 from pipeline.config import Run
 from pipeline.errors import PromptFailed
-from pipeline.prompter.budget import Budget
+from pipeline.prompter.budget import Budget, still_said
 from pipeline.prompter.dialogue import Dialogue
 from pipeline.prompter.near import Neighbours
 from pipeline.prompter.plan import Brief, Plan
@@ -30,58 +31,64 @@ class GrammarPrompter:
         if plan.is_blind:
             raise PromptFailed(
                 f"{base.text[:80]!r} names neither an object nor a category of taxonomy "
-                f"{taxonomy.name!r} (objects: {', '.join(taxonomy.objects)[:400]}; "
-                f"categories: {', '.join(taxonomy.categories)[:400]})"
+                f"{taxonomy.name!r} (objects: {_some(taxonomy.objects)}; "
+                f"categories: {_some(taxonomy.categories)})"
             )
         briefs = plan.briefs()
         chosen = list(islice(briefs, self._count))
+        texts = [self._text(index, brief) for index, brief in enumerate(chosen)]
+        new = self._claim(base, texts, range(self._count))
         dropped: list[str] = []
-        new = self._claim(base, chosen, range(self._count))
         for _ in range(ATTEMPTS - 1):
             repeated = [index for index in range(self._count) if not new[index]]
             if not repeated:
                 break
             for index in repeated:
-                dropped.append(self._text(chosen[index], index))
+                dropped.append(texts[index][0])
                 chosen[index] = next(briefs)
-            new |= self._claim(base, chosen, repeated)
+                texts[index] = self._text(index, chosen[index])
+            new |= self._claim(base, texts, repeated)
         prompts = tuple(
-            self._prompt(base, index, brief, repeats=not new[index])
-            for index, brief in enumerate(chosen)
+            DetailedPrompt(
+                id=self._id(base, index),
+                base=base.text,
+                index=index,
+                text=text,
+                category=brief.category,
+                attributes=still_said(_attributes(brief), cut),
+                readings=self._budget.measure(text),
+                cut=cut,
+                repeats=not new[index],
+            )
+            for index, (brief, (text, cut)) in enumerate(zip(chosen, texts, strict=True))
         )
         return Expansion(prompts=prompts, dropped=tuple(dropped))
 
+    def _text(self, index: int, brief: Brief) -> tuple[str, str]:
+        """The scene in the first wording from the index-th on that fits, and what was cut off."""
+        texts = [
+            self._taxonomy.describe(brief.category, _attributes(brief), variant=index + more)
+            for more in range(len(self._taxonomy.templates))
+        ]
+        fitting = next((text for text in texts if self._budget.fits(text)), "")
+        return (fitting, "") if fitting else self._budget.cut(texts[0])
+
     def _claim(
-        self, base: BasePrompt, briefs: list[Brief], indices: "range | list[int]"
+        self, base: BasePrompt, texts: list[tuple[str, str]], indices: Iterable[int]
     ) -> dict[int, bool]:
         """For each of these indices, whether nothing like its text is in the run yet."""
-        items = [(self._id(base, index), self._text(briefs[index], index)) for index in indices]
-        return dict(zip(indices, self._neighbours.claim(items), strict=True))
-
-    def _prompt(
-        self, base: BasePrompt, index: int, brief: Brief, *, repeats: bool
-    ) -> DetailedPrompt:
-        text, cut = self._text(brief, index), ""
-        if not self._budget.fits(text):
-            text, cut = self._budget.cut(text)
-        return DetailedPrompt(
-            id=self._id(base, index),
-            base=base.text,
-            index=index,
-            text=text,
-            category=brief.category,
-            attributes=_attributes(brief),
-            readings=self._budget.measure(text),
-            cut=cut,
-            repeats=repeats,
-        )
+        items = {index: (self._id(base, index), texts[index][0]) for index in indices}
+        return dict(zip(items, self._neighbours.claim(list(items.values())), strict=True))
 
     def _id(self, base: BasePrompt, index: int) -> str:
         return DetailedPrompt.id_of(self._digest, base.text, index)
 
-    def _text(self, brief: Brief, index: int) -> str:
-        return self._taxonomy.describe(brief.category, _attributes(brief), variant=index)
-
 
 def _attributes(brief: Brief) -> dict[str, str]:
     return {"object": brief.object or "", **brief.attributes}
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first dozen."""
+    listed = list(names)
+    return ", ".join(listed[:12]) + (", ..." if len(listed) > 12 else "")

@@ -14,7 +14,14 @@ from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    create_model,
+)
 from pydantic_core import from_json
 
 from pipeline.config import Run
@@ -25,7 +32,7 @@ from pipeline.errors import (
     PromptTruncated,
     PromptUnusable,
 )
-from pipeline.prompter.budget import Budget
+from pipeline.prompter.budget import Budget, still_said
 from pipeline.prompter.dialogue import Dialogue, Request
 from pipeline.prompter.endpoint import TOO_LARGE
 from pipeline.prompter.instructions import fill
@@ -106,20 +113,17 @@ class OpenAIPrompter:
             "model": config.model,
             "messages": messages,
             "temperature": config.temperature,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {
-                    "name": "descriptions",
-                    "strict": True,
-                    "schema": self._schema(len(group)),
-                },
-            },
         }
+        if config.structure == "json_schema":
+            schema = {"name": "descriptions", "strict": True, "schema": self._schema(len(group))}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif config.structure == "json_object":
+            body["response_format"] = {"type": "json_object"}
         if config.seed is not None:
             body["seed"] = config.seed
         if config.max_completion_tokens is not None:
             body["max_completion_tokens"] = config.max_completion_tokens
-        return Request(address=self._address, body=body)
+        return Request(address=self._address, body=body, descriptions=len(group))
 
     def _read(self, answer: Answer, group: list[Slot]) -> bool:
         """Put what the answer holds into the slots it was asked for; say whether it was useful."""
@@ -129,7 +133,7 @@ class OpenAIPrompter:
         for slot, entry in zip(group, entries, strict=False):
             try:
                 slot.spare = self.description.model_validate(entry)
-                slot.again, slot.trouble, useful = "", None, True
+                slot.again, slot.trouble, slot.repeats, useful = "", None, False, True
             except ValidationError as error:
                 self._amiss(slot, PromptUnusable(_one_line(error)))
         for slot in group[len(entries) :]:
@@ -207,7 +211,7 @@ class OpenAIPrompter:
             index=slot.index,
             text=slot.short or _text(entry),
             category=said.pop("category"),
-            attributes=said,
+            attributes=still_said(said, slot.cut),
             readings=slot.readings,
             cut=slot.cut,
             repeats=slot.repeats,
@@ -227,7 +231,11 @@ class OpenAIPrompter:
             for name, category in self._run.taxonomy.categories.items()
         ]
         told = {"categories": "\n".join(lines), "words": self._budget.words}
-        return fill(self._run.instructions.system, **told)
+        system = fill(self._run.instructions.system, **told)
+        if self._run.prompter.structure == "json_schema":
+            return system
+        entry = json.dumps(self.description.model_json_schema())
+        return f'{system}\nAnswer with nothing but JSON. Each entry of "prompts" fits: {entry}'
 
     @cached_property
     def description(self) -> type[BaseModel]:
@@ -285,7 +293,8 @@ def _description(taxonomy: Taxonomy) -> type[BaseModel]:
 
 def _words(asked: int, allowed: int) -> Any:
     pattern = {"pattern": rf'^[^"\\\x00-\x1f]{{1,{asked}}}$'}
-    return Annotated[str, Field(min_length=1, max_length=allowed, json_schema_extra=_only(pattern))]
+    size = StringConstraints(strip_whitespace=True, min_length=1, max_length=allowed)
+    return Annotated[str, size, Field(json_schema_extra=_only(pattern))]
 
 
 def _only(keys: dict[str, str]) -> Any:
@@ -351,7 +360,7 @@ def _entries(content: str | None) -> tuple[list[Any], str]:
 
 
 def _text(entry: BaseModel | None) -> str:
-    text: str = entry.text.strip()  # type: ignore[union-attr]
+    text: str = entry.text  # type: ignore[union-attr]
     return text
 
 

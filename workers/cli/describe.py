@@ -17,7 +17,9 @@ from storage.runs import RunFolder
 from storage.seen import Seen
 from storage.spending import spending
 from workers import attempts, dispatch
+from workers.admission import Admission
 from workers.batches import BatchProgress, by_batches
+from workers.broker import Broker
 from workers.cli.session import session
 from workers.cli.show import console
 from workers.cli.work import list_failures
@@ -43,7 +45,7 @@ def describe(
         bases = _not_failed(folder, bases, counts)
         with _saying() as say:
             if batch:
-                _in_batches(describer, bases, counts, say)
+                _in_batches(describer, here.broker, bases, counts, say)
             else:
                 _live(describer, bases, counts, say)
         usage = spending(folder)
@@ -57,7 +59,7 @@ def describe(
                 f"what they are like: ppv prompts stats {name}"
             )
         if any(folder.failed_ids()):
-            list_failures(folder)
+            list_failures(folder, f"the same command with --run {name} --failed")
             raise typer.Exit(1)
 
 
@@ -85,12 +87,13 @@ def _live(describer: Describer, bases: Iterable[BasePrompt], counts: _Counts, sa
     room, broken = threading.Semaphore(at_once), list[BaseException]()
 
     def ended(future: Future[int]) -> None:
-        if error := future.exception():
-            broken.append(error)
-        else:
+        try:
             counts.add(future.result())
             say(counts.done, f"{counts.prompts} prompts, {counts.failed} failed")
-        room.release()
+        except BaseException as error:  # of the store, say, or of a closed pipe: raised below
+            broken.append(error)
+        finally:
+            room.release()
 
     with ThreadPoolExecutor(at_once) as pool:
         for base in bases:
@@ -108,7 +111,7 @@ def _described(describer: Describer, base: BasePrompt) -> int:
 
 
 def _in_batches(
-    describer: Describer, bases: Iterable[BasePrompt], counts: _Counts, say: Say
+    describer: Describer, broker: Broker, bases: Iterable[BasePrompt], counts: _Counts, say: Say
 ) -> None:
     run = describer.run
     if describer.endpoint is None:
@@ -117,6 +120,9 @@ def _in_batches(
     def keep(base: BasePrompt, expansion: Expansion) -> None:
         describer.keep(base, expansion)
         counts.add(len(expansion.prompts))
+
+    # The batches have an account of their own; a live call afterwards asks the store.
+    Admission(broker.client, run.name, broker.address).forget()
 
     def fail(base: BasePrompt, error: PromptFailed) -> None:
         given_up = attempts.GivenUp(error, run.prompter.tries)
@@ -145,10 +151,12 @@ def _in_batches(
 def _not_failed(
     folder: RunFolder, bases: Iterable[BasePrompt], counts: _Counts
 ) -> Iterator[BasePrompt]:
-    with Seen() as failed:
+    with Seen() as failed, Seen() as read:
         for failure_id in folder.failed_ids():
             failed.add(failure_id)
         for base in bases:
+            if not read.add(base.id):
+                continue
             if base.id not in failed:
                 yield base
             elif stored := folder.read_expansion(base):

@@ -31,9 +31,7 @@ def make(
     name: options.RunName = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Estimate requests, tokens and dollars; send and write nothing."
-        ),
+        typer.Option("--dry-run", help="Estimate requests, tokens and dollars; nothing is sent."),
     ] = False,
     batch: Annotated[
         bool,

@@ -13,6 +13,7 @@ from workers.cli.session import Session, session
 from workers.cli.show import console, showing, summary
 from workers.fleet import Crew, Watch
 from workers.inputs import Format, read_bases
+from workers.pages.wording import shorten, visible
 
 _FAILURES_SHOWN = 10
 
@@ -78,17 +79,17 @@ def _conclude(here: Session, folder: RunFolder, tally: Tally, out: Path) -> None
         console.print("nothing was accepted: the dataset has its columns and no rows")
     print(f"report   {out / 'report.html'}\ndataset  {out / 'dataset'}")
     if tally.failed:
-        list_failures(folder)
+        list_failures(folder, f"ppv resume {folder.name} --failed")
         raise typer.Exit(1)
 
 
-def list_failures(folder: RunFolder) -> None:
-    """The first few on standard error, and how to try them again."""
+def list_failures(folder: RunFolder, again: str) -> None:
+    """The first few on standard error. again: the command that tries them again."""
     failures = sorted(folder.failed_ids())
     for failure_id in failures[:_FAILURES_SHOWN]:
         failure = folder.read_failure(failure_id)
-        what = f"failed in {failure.stage}: {failure.subject[:60]!r}: {failure.error}"
-        print(what, file=sys.stderr)
+        error = shorten(visible(failure.error), 300)
+        print(f"failed in {failure.stage}: {failure.subject[:60]!r}: {error}", file=sys.stderr)
     if len(failures) > _FAILURES_SHOWN:
         print(f"... and {len(failures) - _FAILURES_SHOWN} more, all in the report", file=sys.stderr)
-    print(f"to try them again: ppv resume {folder.name} --failed", file=sys.stderr)
+    print(f"to try them again: {again}", file=sys.stderr)
