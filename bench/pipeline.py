@@ -157,8 +157,8 @@ class PlainLoop:
             prompts += expansion.prompts
         images = accepted = 0
         for batch in canvas.batches(run, prompts):
-            texts = [draw.prompt.text for draw in batch.draws]
-            seeds = [draw.seed for draw in batch.draws]
+            texts = [proposal.prompt.text for proposal in batch.proposals]
+            seeds = [proposal.seed for proposal in batch.proposals]
             drawings = self._proposer.draw(texts, seeds, batch.sampler)
             pairs = list(zip(batch.proposals, drawings, strict=True))
             pngs = [encode(drawing, proposal) for proposal, drawing in pairs]

@@ -3,7 +3,6 @@
 Plain values without secrets; who reads them from the environment is workers.settings.
 """
 
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -112,7 +111,7 @@ class Run(Frozen):
     retried: int = 0  # how often failures were forgotten, to be tried again
     spent_before: Usage = Usage()  # on those
 
-    @cached_property
+    @property
     def prompter_digest(self) -> str:
         """What determines the detailed prompts of a base prompt."""
         return digest(
@@ -123,7 +122,7 @@ class Run(Frozen):
             }
         )
 
-    @cached_property
+    @property
     def prompter_ref(self) -> PrompterRef:
         kind = self.prompter.kind
         return PrompterRef(

@@ -7,6 +7,7 @@ lands on the same key. Nothing here knows of queues, stores or models.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -172,16 +173,17 @@ def seed_of(prompt: DetailedPrompt, image: int) -> int:
 
 
 class Draw(Frozen):
-    """A proposal's own part within a batch: what its neighbours do not share."""
+    """The part of a batch that one detailed prompt has: its images, by their seeds."""
 
     prompt: DetailedPrompt
-    seed: int
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
 
 
 class ProposalBatch(Frozen):
     """What one message carries to the proposer and on to the verifier: ids and text, no pixels.
 
-    All draws share proposer and sampler, so that a worker takes them in one forward pass.
+    All draws share proposer and sampler, so that a worker takes them in one forward pass. A prompt
+    stands there once for all its images: messages are most of what a base prompt costs.
     """
 
     run: RunName
@@ -189,13 +191,29 @@ class ProposalBatch(Frozen):
     sampler: Sampler
     draws: Annotated[tuple[Draw, ...], Field(min_length=1)]
 
+    @classmethod
+    def of(
+        cls,
+        run: str,
+        proposer: ModelRef,
+        sampler: Sampler,
+        images: Iterable[tuple[DetailedPrompt, int]],
+    ) -> "ProposalBatch":
+        """images: the prompt and the seed of each; at least one."""
+        seeds: dict[str, list[int]] = {}
+        prompts: dict[str, DetailedPrompt] = {}
+        for prompt, seed in images:
+            prompts[prompt.id] = prompt
+            seeds.setdefault(prompt.id, []).append(seed)
+        draws = tuple(Draw(prompt=prompts[id], seeds=tuple(some)) for id, some in seeds.items())
+        return cls(run=run, proposer=proposer, sampler=sampler, draws=draws)
+
     @cached_property
     def proposals(self) -> tuple[Proposal, ...]:
         return tuple(
-            Proposal(
-                prompt=draw.prompt, proposer=self.proposer, seed=draw.seed, sampler=self.sampler
-            )
+            Proposal(prompt=draw.prompt, proposer=self.proposer, seed=seed, sampler=self.sampler)
             for draw in self.draws
+            for seed in draw.seeds
         )
 
     @cached_property

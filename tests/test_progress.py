@@ -93,7 +93,9 @@ def test_records_are_counted_by_verdict_and_category(folder: RunFolder) -> None:
 def test_a_proposal_with_two_records_counts_once(folder: RunFolder) -> None:
     batch = proposals()[0]
     folder.write_records(batch, judged(batch, 0.9))
-    part = ProposalBatch(**{**batch.model_dump(), "draws": batch.draws[:2]})
+    part = ProposalBatch.of(
+        batch.run, batch.proposer, batch.sampler, [(p.prompt, p.seed) for p in batch.proposals[:2]]
+    )
     folder.write_records(part, judged(part, 0.9))
     assert part.id != batch.id
     tally = Progress(folder).update()
@@ -125,7 +127,7 @@ def test_a_record_that_comes_after_a_failure_takes_its_place(folder: RunFolder) 
     folder.write_records(batch, judged(batch, 0.9))
     tally = progress.update()
     assert tally.failed == 0
-    assert tally.missing == missing + 1 - len(batch.draws)
+    assert tally.missing == missing + 1 - len(batch.proposals)
 
 
 def test_a_run_is_finished_only_when_all_of_it_was_enqueued(folder: RunFolder) -> None:

@@ -321,13 +321,8 @@ def judge(folder: RunFolder, base: str, *scores: float) -> None:
         Proposal(prompt=expansion.prompts[0], proposer=MODEL, seed=seed, sampler=SAMPLER)
         for seed in range(len(scores))
     ]
-    batch = ProposalBatch.model_validate(
-        {
-            "run": run.name,
-            "proposer": MODEL,
-            "sampler": SAMPLER,
-            "draws": [{"prompt": each.prompt, "seed": each.seed} for each in proposals],
-        }
+    batch = ProposalBatch.of(
+        run.name, MODEL, SAMPLER, [(each.prompt, each.seed) for each in proposals]
     )
     pairs = zip(proposals, scores, strict=True)
     folder.write_records(

@@ -126,7 +126,7 @@ def test_an_unknown_model_has_no_price(tmp_path: Path, model: str) -> None:
         ("input: 1", "input: .nan", "at models.small.input"),
         ("input: 1", "input: cheap", "at models.small.input"),
         ("0.25", "1.5", "at batch_discount"),
-        ("models:", "modells:", "at models: Field required"),
+        ("models:", "modells:", "at modells: unknown; did you mean 'models'?"),
         ("input: 1", "input: [", "cannot be read"),
     ],
 )

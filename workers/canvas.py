@@ -13,26 +13,22 @@ from collections.abc import Iterable, Iterator
 from celery import Signature, chain, group
 
 from pipeline.config import Run
-from pipeline.types import DetailedPrompt, Draw, PromptBatch, ProposalBatch, seed_of
+from pipeline.types import DetailedPrompt, PromptBatch, ProposalBatch, seed_of
 from workers.celery import app
 
 
 def batches(run: Run, prompts: Iterable[DetailedPrompt]) -> Iterator[ProposalBatch]:
     """Every proposal of these detailed prompts, in batches of one proposer each."""
-    draws = [
-        Draw(prompt=prompt, seed=seed_of(prompt, image))
+    images = [
+        (prompt, seed_of(prompt, image))
         for prompt in prompts
         for image in range(run.proposer.images_per_prompt)
     ]
     size = run.proposer.batch_size
     for proposer in run.proposers:
-        for start in range(0, len(draws), size):
-            yield ProposalBatch(
-                run=run.name,
-                proposer=proposer,
-                sampler=run.proposer.sampler,
-                draws=tuple(draws[start : start + size]),
-            )
+        for start in range(0, len(images), size):
+            some = images[start : start + size]
+            yield ProposalBatch.of(run.name, proposer, run.proposer.sampler, some)
 
 
 def send_prompts(batch: PromptBatch) -> None:
@@ -46,7 +42,7 @@ def send_proposals(batches: Iterable[ProposalBatch]) -> None:
     chains = []
     for batch in batches:
         shown = (
-            f"{batch.run}: {len(batch.draws)} proposals, {batch.draws[0].prompt.text[:60]!r} first"
+            f"{batch.run}: {len(batch.draws)} prompts, {batch.draws[0].prompt.text[:60]!r} first"
         )
         chains.append(
             chain(

@@ -233,19 +233,9 @@ def _without_judged(
         return proposal.id not in progress.judged and proposal.id not in progress.failed
 
     for batch in batches:
-        draws = tuple(
-            draw
-            for draw, proposal in zip(batch.draws, batch.proposals, strict=True)
-            if missing(proposal)
-        )
-        if draws:
-            yield (
-                batch
-                if len(draws) == len(batch.draws)
-                else ProposalBatch(
-                    run=batch.run, proposer=batch.proposer, sampler=batch.sampler, draws=draws
-                )
-            )
+        rest = [(each.prompt, each.seed) for each in batch.proposals if missing(each)]
+        if rest:
+            yield ProposalBatch.of(batch.run, batch.proposer, batch.sampler, rest)
 
 
 def _set_total(folder: RunFolder, base_prompts: int | None) -> None:

@@ -47,6 +47,7 @@ def _picture(folder: RunFolder, proposal: Proposal) -> Picture | None:
 
 def _judge(run_name: str, pictures: Sequence[Picture]) -> list[Record]:
     run, folder = resources.run(run_name), resources.folder(run_name)
+    prompter = run.prompter_ref
     drawings = [decode(png) for _, png in pictures]
     verdicts = resources.verifier(run.verifier, run.verifier_ref).judge(
         [drawing.image for drawing in drawings],
@@ -60,7 +61,7 @@ def _judge(run_name: str, pictures: Sequence[Picture]) -> list[Record]:
             proposal=proposal,
             image=folder.image_key(proposal.id),
             image_sha256=sha256(png),
-            prompter=run.prompter_ref,
+            prompter=prompter,
             verifier=run.verifier_ref,
             verdict=verdict,
             unread_tokens=drawing.unread_tokens,

@@ -70,6 +70,7 @@ class OpenAIPrompter:
         """address: of the endpoint, which is a part of what a request is."""
         self._run, self._address = run, address
         self._budget, self._neighbours = budget, neighbours
+        self._digest = run.prompter_digest
 
     def expand(self, base: BasePrompt) -> Dialogue:
         """Raises PromptFailed, with what was paid, if not a single detailed prompt came of it."""
@@ -222,7 +223,7 @@ class OpenAIPrompter:
         return self._neighbours.claim(items) if items else []
 
     def _id(self, base: BasePrompt, index: int) -> str:
-        return DetailedPrompt.id_of(self._run.prompter_digest, base.text, index)
+        return DetailedPrompt.id_of(self._digest, base.text, index)
 
     @cached_property
     def _system(self) -> str:
