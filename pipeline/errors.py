@@ -6,6 +6,7 @@ PpvError
 │   └── ModelError        a model folder that is missing, holds a pickle, or is of the wrong kind
 ├── ServiceError      broker, store or endpoint cannot be reached: exit code 3, names its address
 ├── RunStalled        a run does not end: exit code 1
+├── TrainingDiverged  a loss is no number any more (pipeline/training/loop.py): exit code 1
 └── ItemError         one item cannot be done: recorded as a failure, the rest goes on
     └── PromptFailed      the prompter has no detailed prompt for a base prompt
         ├── PromptRefused     the language model declined

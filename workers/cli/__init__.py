@@ -21,6 +21,7 @@ from workers.cli import (
     run,
     status,
     strip,
+    train,
     up,
 )
 
@@ -48,7 +49,11 @@ for module in (
     doctor,
 ):
     cli.command()(getattr(module, module.__name__.rpartition(".")[2]))
-for name, group in (("prompts", prompts.prompts), ("evaluate", evaluate.evaluate)):
+for name, group in (
+    ("prompts", prompts.prompts),
+    ("evaluate", evaluate.evaluate),
+    ("train", train.train),
+):
     cli.add_typer(group, name=name)
 
 

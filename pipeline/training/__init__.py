@@ -1,0 +1,1 @@
+"""Training: DreamBooth specialists, and the loop that trainings share."""

@@ -1,0 +1,239 @@
+"""`ppv train`: make models of one's own from pictures."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from workers.cli import options
+
+if TYPE_CHECKING:
+    from pipeline.training.loop import Point, Watch
+    from pipeline.training.plans import Plan
+
+PAGE = "training.html"
+_PLAIN_EVERY_S = 5.0
+_WARNINGS_SHOWN = 20
+
+train = typer.Typer(help="Train models from pictures.", no_args_is_help=True)
+
+
+@train.callback()
+def _group() -> None:
+    """Keeps `proposer` a command of its own while it is the only one."""
+
+
+@train.command()
+def proposer(
+    to: Annotated[Path, typer.Option(help="Folder for the adapter, its card and its page.")],
+    category: Annotated[
+        str | None, typer.Option(help="The hand-pose category, of the configured taxonomy.")
+    ] = None,
+    instances: Annotated[
+        Path | None,
+        typer.Option(help="Folder of its pictures; NAME.txt beside a picture is its caption."),
+    ] = None,
+    all_: Annotated[
+        Path | None,
+        typer.Option("--all", metavar="DIR", help="A folder of pictures for each category in DIR."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="What is trained: a folder or hub id; by default proposer.model."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Settings: a YAML file, or the name of one that ships.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the optimizer.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="On each device.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of the adapter.")] = None,
+    method: Annotated[
+        Literal["lora", "full"] | None, typer.Option(help="An adapter, or all weights.")
+    ] = None,
+    text_encoder: Annotated[
+        bool | None, typer.Option("--text-encoder", help="Train the text encoders, too.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(help='A rare word; "sks" by default.')] = None,
+    instance_prompt: Annotated[
+        str | None,
+        typer.Option(help="May hold {token}, {action}, {category} and {caption}."),
+    ] = None,
+    class_prompt: Annotated[
+        list[str] | None, typer.Option(help="What must not be forgotten; may be repeated.")
+    ] = None,
+    class_images: Annotated[int | None, typer.Option(min=1, help="How many to draw.")] = None,
+    prior_loss_weight: Annotated[
+        float | None, typer.Option(min=0, help="Of the class images; 0: none.")
+    ] = None,
+    mixed_precision: Annotated[
+        Literal["auto", "no", "fp16", "bf16"] | None,
+        typer.Option(help="auto: bf16 where a GPU has it."),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and noise.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where class images are kept; below state_dir by default.")
+    ] = None,
+    as_json: options.Json = False,
+    set_: options.Set = None,
+) -> None:
+    """Train a specialist of one category by DreamBooth, or with --all one for each.
+
+    The pictures are checked before any model is loaded. The same call again goes on where the last
+    one stopped. On several GPUs: accelerate launch $(which ppv) train ...
+    """
+    from pipeline.errors import InputError
+    from pipeline.models import fingerprint
+    from pipeline.taxonomy import load_taxonomy
+    from pipeline.training.categories import category_folders, check_category
+    from workers.settings import settings
+
+    if all_ is None and (category is None or instances is None):
+        raise InputError("give --category and --instances, or --all with a folder of folders")
+    if all_ is not None and (category is not None or instances is not None):
+        raise InputError("--all takes the place of --category and --instances: give one or other")
+    here = settings()
+    taxonomy = load_taxonomy(here.prompter.taxonomy)
+    if all_ is not None:
+        folders = category_folders(all_, taxonomy)
+    else:
+        assert category is not None and instances is not None
+        folders = {check_category(category, taxonomy): instances}
+    ref = fingerprint(base or here.proposer.model, "base")
+
+    from pipeline.training.plans import configured, plan_training
+
+    config = configured(
+        recipe,
+        {
+            "method": method,
+            "text_encoder": text_encoder,
+            "token": token,
+            "instance_prompt": instance_prompt,
+            "class_prompts": class_prompt or None,
+            "class_images": class_images,
+            "prior_loss_weight": prior_loss_weight,
+            "gradient_checkpointing": gradient_checkpointing,
+            "lora.rank": rank,
+            "loop.steps": steps,
+            "loop.batch_size": batch_size,
+            "loop.learning_rate": learning_rate,
+            "loop.mixed_precision": mixed_precision,
+            "loop.seed": seed,
+        },
+        here.proposer.sampler,
+    )
+    plans = [plan_training(n, path, taxonomy, ref, config) for n, path in folders.items()]
+    for plan in plans:
+        folder = to / plan.category if all_ is not None else to
+        _train(
+            plan,
+            folder,
+            cache or here.state_dir / "class-images",
+            cpu=here.proposer.device == "cpu",
+            as_json=as_json,
+        )
+
+
+def _train(plan: "Plan", to: Path, cache: Path, *, cpu: bool, as_json: bool) -> None:
+    """One specialist, and its page, which is written even if the training fails."""
+    import json
+
+    import diffusers.utils.logging
+    import transformers.utils.logging
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    from pipeline.errors import PpvError
+    from pipeline.training.dreambooth import train
+    from workers.pages.training import write_training_page
+
+    for warning in plan.instances.warnings[:_WARNINGS_SHOWN]:
+        print(f"note: {warning}", file=sys.stderr)
+    if (more := len(plan.instances.warnings) - _WARNINGS_SHOWN) > 0:
+        print(f"note: ... and {more} more", file=sys.stderr)
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        with _watching(plan.category) as watch:
+            trained = train(plan, to, cache, watch, cpu=cpu)
+    except PpvError as error:
+        if (to / "curve.json").exists() and not (to / "card.json").exists():
+            write_training_page(to, to / PAGE, str(error))
+        raise
+    if not PartialState().is_main_process:
+        return
+    write_training_page(to, to / PAGE)
+    card = trained.card
+    if as_json:
+        print(json.dumps({"folder": str(to), "new": trained.new, "card": card.model_dump()}))
+        return
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in card.losses.items())
+    print(
+        f"{plan.category}: {card.steps:,} steps, {losses}; {card.images_per_s:.2f} images/s, "
+        f"peak memory {card.peak_memory_bytes / 2**20:,.0f} MiB\n"
+        f"adapter  {to}\npage     {to / PAGE}"
+    )
+
+
+@contextmanager
+def _watching(category: str) -> "Iterator[Watch]":
+    """A bar on a terminal, plain lines in a pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _Lines(category)
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    note = TextColumn("{task.fields[note]}")
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn(), note
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
+        yield _Bar(category, bars)
+
+
+class _Lines:
+    def __init__(self, category: str) -> None:
+        self._category = category
+        self._last = float("-inf")
+
+    def stepped(self, point: "Point", steps: int, images_per_s: float) -> None:
+        if time.monotonic() - self._last > _PLAIN_EVERY_S or point.step == steps:
+            self._last = time.monotonic()
+            line = f"step {point.step} of {steps}: {_figures(point, images_per_s)}"
+            self.noted(line)
+
+    def noted(self, line: str) -> None:
+        print(f"{self._category}: {line}", file=sys.stderr, flush=True)
+
+
+class _Bar:
+    def __init__(self, category: str, bars: Any) -> None:
+        self._bars = bars
+        self._task = bars.add_task(category, total=None, note="")
+
+    def stepped(self, point: "Point", steps: int, images_per_s: float) -> None:
+        note = f"[dim]{_figures(point, images_per_s)}[/]"
+        self._bars.update(self._task, total=steps, completed=point.step, note=note)
+
+    def noted(self, line: str) -> None:
+        self._bars.update(self._task, note=f"[dim]{line}[/]")
+
+
+def _figures(point: "Point", images_per_s: float) -> str:
+    return f"loss {point.losses['loss']:.4f}, {images_per_s:.2f} images/s"
