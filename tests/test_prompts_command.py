@@ -89,21 +89,16 @@ def test_prompts_are_paid_for_once_whatever_asks_for_them(place: Place, provider
     assert compared.code == 0, compared.err
 
 
-def test_kill_9_of_the_prompt_workers_loses_nothing_and_pays_nothing_twice(
-    place: Place, provider: Provider
-) -> None:
+def test_kill_9_loses_nothing_and_pays_nothing_twice(place: Place, provider: Provider) -> None:
     (place.folder / "bases.txt").write_text("".join(f"a mug, number {n}\n" for n in range(24)))
     provider.control(latency_s=0.2, fail=0.1, faults="500,drop", seed=1)
-    running = place.start("run", "bases.txt", "--run", "killed", "--out", "out")
-    until(lambda: provider.counts()["answered"] > 5, "first answers")
-    victims = place.processes("--queues=prompt")
-    assert victims
-    for victim in victims:
+    running = place.start("prompts", "bases.txt", "--run", "killed")
+    until(lambda: provider.counts()["answered"] > 8, "first answers")
+    for victim in place.processes():  # with Redis, and what it knew of claims
         os.kill(victim, signal.SIGKILL)
-    ended = place.end(running)
-    assert ended.code == 0, ended.err
-    status = place.status("killed")
-    assert (status["expected"], status["missing"], status["failed"]) == (48, 0, 0)
+    running.communicate()
+    whole = made(place, "--run", "killed")
+    assert (whole["base_prompts"], whole["prompts"], whole["failed"]) == (24, 48, 0)
     assert provider.counts()["answered_twice"] == 0
 
 
