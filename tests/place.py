@@ -37,6 +37,8 @@ class Place:
         self.folder = folder
         (folder / "bases.txt").write_text("".join(f"{base}\n" for base in bases))
         (folder / "ppv.toml").write_text(
+            # The tiny models read letter by letter: a budget of letters would cut every prompt.
+            '[prompter]\nfit = "proposer"\n'
             f'[proposer]\nmodel = "{models / "base"}"\nbatch_size = 4\n'
             f"sampler = {{ num_inference_steps = {num_inference_steps} }}\n"
             f'[verifier]\nmodel = "{models / "verifier"}"\n'

@@ -33,7 +33,7 @@ SLOW = 60  # sampler steps, so that a batch takes long enough to be killed in
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    save_tiny_pipeline(folder / "base")
+    save_tiny_pipeline(folder / "base", text_length=200)
     save_tiny_verifier(folder / "verifier")
     return folder
 
