@@ -41,9 +41,8 @@ def send_proposals(batches: Iterable[ProposalBatch]) -> None:
     """Have these proposals drawn, and then judged."""
     chains = []
     for batch in batches:
-        shown = (
-            f"{batch.run}: {len(batch.draws)} prompts, {batch.draws[0].prompt.text[:60]!r} first"
-        )
+        count, first = sum(len(draw.seeds) for draw in batch.draws), batch.draws[0].prompt.text
+        shown = f"{batch.run}: {count} proposals, {first[:60]!r} first"
         chains.append(
             chain(
                 _signature("propose", batch.model_dump(mode="json"), shown=shown),
