@@ -9,8 +9,9 @@ does, by experiment, and what follows from it:
   body (one value's length, another's bytes), others as a 500 or with a body that breaks off. So
   every object carries a seal, its length and SHA-256, as user metadata, and `get` reads again
   until they fit. It costs one SHA-256 of each body at either end: 0.14 ms for 200 KB.
-- Metadata is gone when the server starts again, and for moments while an object is written anew.
-  So an object without a seal is held against its ETag where that looks like an MD5.
+- Metadata is gone when the server starts again, and for moments while an object is written anew;
+  the ETag may then be that of the torn body. So an object without a seal is held against its ETag,
+  where that looks like an MD5, and believed only if it was not written just now or stays the same.
 - Of several puts of one key at the same time, some get a 500, which passes: it is tried again.
 """
 
@@ -20,6 +21,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -44,7 +46,9 @@ from storage.objects import (
 )
 
 SEAL = "ppv-whole"  # the name of the seal among an object's user metadata
-REREAD_AFTER_S = (0.02, 0.1, 0.5)  # pauses before a body that does not fit is read again
+# Pauses before a body that does not fit is read again; the last is longer than the second in which
+# Last-Modified counts, so that an object being written anew shows another one.
+REREAD_AFTER_S = (0.02, 0.1, 0.5, 1.1)
 
 _MIN_PART_BYTES = 5 * 2**20  # the smallest that the client takes
 
@@ -120,6 +124,7 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         name = self._name(key)
+        before: tuple[str | None, ...] = ()
         with self._explained():
             for pause_s in (*REREAD_AFTER_S, None):
                 try:
@@ -133,10 +138,13 @@ class S3Store:
                     raise
                 else:
                     seal = headers.get(f"x-amz-meta-{SEAL}")
-                    whole = seal == _seal(body) if seal else _fits_etag(body, headers)
-                    # Without a seal, and never like its ETag: on this server that is no MD5.
-                    if whole or (pause_s is None and not seal):
+                    if seal == _seal(body) if seal else _at_rest(headers) and _fits(body, headers):
                         return body
+                    # Nothing changes here: no MD5 is what this server has for an ETag.
+                    now = (headers.get("etag"), headers.get("last-modified"), _seal(body))
+                    if pause_s is None and not seal and now == before:
+                        return body
+                    before = now
                 if pause_s is not None:
                     time.sleep(pause_s)
         raise self._not_found(key, "; what lies there is half-written")
@@ -281,7 +289,18 @@ def _seal(data: bytes) -> str:
     return f"{len(data)}-{hashlib.sha256(data).hexdigest()}"
 
 
-def _fits_etag(body: bytes, headers: Mapping[str, str]) -> bool:
+def _at_rest(headers: Mapping[str, str]) -> bool:
+    """False if the object was written in the two seconds before the server's answer, or may be."""
+    try:
+        answered, written = (
+            parsedate_to_datetime(headers[name]) for name in ("date", "last-modified")
+        )
+    except (KeyError, ValueError):
+        return False
+    return (answered - written).total_seconds() >= 2
+
+
+def _fits(body: bytes, headers: Mapping[str, str]) -> bool:
     """False if the ETag looks like an MD5, and is another body's."""
     etag = headers.get("etag", "").strip('"')
     md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
