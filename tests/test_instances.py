@@ -5,14 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.training.instances import check_instances, read_picture, square
-
-PX = 32
+from tests.training import PX, noise, pictures
 
 Break = Callable[[Path], object]
 
@@ -20,19 +18,6 @@ Break = Callable[[Path], object]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return pictures(tmp_path / "pinch", 3)
-
-
-def pictures(folder: Path, count: int, size: tuple[int, int] = (PX, PX)) -> Path:
-    """A folder of pictures of noise: 0.png, 1.png, ..."""
-    folder.mkdir(parents=True)
-    for number in range(count):
-        noise(number, size).save(folder / f"{number}.png")
-    return folder
-
-
-def noise(seed: int, size: tuple[int, int] = (PX, PX)) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def test_good_pictures_are_taken_without_a_word(folder: Path) -> None:

@@ -5,7 +5,6 @@ pictures, so that neither memory nor page grows with the run.
 """
 
 import base64
-import hashlib
 import heapq
 import io
 import math
@@ -16,14 +15,13 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pipeline.config import Run
 from pipeline.types import Failure, Record, Usage, Verdict
 from storage.objects import ObjectNotFound
 from storage.progress import Tally
 from workers.pages.atomic import replacing
-from workers.pages.wording import count, dollars, percent, score, shorten, visible
+from workers.pages.rendering import content_security_policy, environment, inlined
+from workers.pages.wording import percent, shorten, visible
 
 PICTURES = 240  # on one page, unless asked otherwise
 AS_STORED_PX, AS_STORED_BYTES = 128, 64 * 1024  # a PNG no larger than this is embedded as it is
@@ -64,11 +62,11 @@ def write_report(
     for failure in failures:
         troubles.add(failure)
 
-    folder = Path(__file__).parent
-    style = (folder / "report.css").read_text("utf-8")
-    script = (folder / "report.js").read_text("utf-8")
-    template = _environment(folder).get_template("report.html.j2")
-    page = template.stream(
+    style, script = inlined("report.css"), inlined("report.js")
+    templates = environment(PROMPT_CHARACTERS)
+    templates.filters["opening"] = lambda text: shorten(visible(text), OPENING_CHARACTERS)
+    templates.globals |= {"percent": percent, "margin": margin}
+    page = templates.get_template("report.html.j2").stream(
         run=run,
         usage=usage,
         survey=survey,
@@ -86,38 +84,6 @@ def write_report(
     with replacing(to) as file:
         for part in page:
             file.write(part.encode())
-
-
-def content_security_policy(style: str, script: str) -> str:
-    """Nothing may load or run but data: pictures and exactly this style and this script."""
-    return (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src {_source(style)}; script-src {_source(script)}"
-    )
-
-
-def _source(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _environment(folder: Path) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": count,
-        "dollars": dollars,
-        "score": score,
-        "visible": visible,
-        "opening": lambda text: shorten(visible(text), OPENING_CHARACTERS),
-        "prompt": lambda text: shorten(visible(text), PROMPT_CHARACTERS),
-    }
-    environment.globals |= {"percent": percent, "margin": margin}
-    return environment
 
 
 def margin(verdict: Verdict) -> float:

@@ -1,19 +1,17 @@
 """The page of a training: one HTML file with its curve, its grids and what it was made of."""
 
 import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from workers.pages.atomic import replacing
-from workers.pages.wording import count, shorten, visible
+from workers.pages.rendering import content_security_policy, environment, inlined
 
 CARD, CURVE, VALIDATION, PROMPTS = "card.json", "curve.json", "validation", "prompts.json"
+PROMPT_CHARACTERS = 400  # of each text from elsewhere
 GRIDS = 24  # shown of a long training: the first, the last, and others evenly between
 DOTS = 400  # of a curve; each stands for the mean of its steps
 WIDTH, HEIGHT = 640, 220  # of the plot, in SVG units
@@ -53,27 +51,13 @@ def write_training_page(folder: Path, to: Path, error: str = "") -> None:
 
     error: why it ended before its time.
     """
-    beside = Path(__file__).parent
-    style = (beside / "report.css").read_text("utf-8") + (beside / "training.css").read_text(
-        "utf-8"
-    )
+    style = inlined("report.css", "training.css")
     card: dict[str, Any] | None = None
     if (folder / CARD).exists():
         card = json.loads((folder / CARD).read_text("utf-8"))
     points = json.loads((folder / CURVE).read_text("utf-8")) if (folder / CURVE).exists() else []
-    environment = Environment(
-        loader=FileSystemLoader(beside),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": count,
-        "visible": visible,
-        "prompt": lambda text: shorten(visible(text), 400),
-    }
-    page = environment.get_template("training.html.j2").render(
+    template = environment(PROMPT_CHARACTERS).get_template("training.html.j2")
+    page = template.render(
         name=folder.resolve().name,
         card=card,
         error=error,
@@ -82,19 +66,10 @@ def write_training_page(folder: Path, to: Path, error: str = "") -> None:
         width=WIDTH,
         height=HEIGHT,
         style=style,
-        policy=_policy(style),
+        policy=content_security_policy(style),
     )
     with replacing(to) as file:
         file.write(page.encode())
-
-
-def _policy(style: str) -> str:
-    """Nothing may load but data: pictures and exactly this style."""
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src 'sha256-{digest}'"
-    )
 
 
 def _plot(points: Sequence[dict[str, Any]]) -> Plot | None:
