@@ -50,7 +50,9 @@ class Tally:
 class Progress:
     """A run's counts, kept up to date by `update`.
 
-    A proposal counts once, however often a queue that delivers at least once had it judged.
+    A proposal counts once, however often a queue that delivers at least once had it judged. So a
+    base prompt that was given up by one worker and described by another has failed only by the
+    prompts that it lacks.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -59,6 +61,8 @@ class Progress:
         self._batches = Seen()
         self.bases, self.judged = Seen(), Seen()
         self.failed = Seen()  # ids of base prompts and of proposals that were given up
+        self._given_up = Seen()  # the base prompts among them
+        self._described = Seen()  # of these, those that have detailed prompts after all
         self.tally = Tally()
 
     def update(self) -> Tally:
@@ -79,8 +83,17 @@ class Progress:
                 tally.rejected += 1
                 category.rejected += 1
         for failure in self._new_failures():
-            tally.failed += failure.proposals
-        tally.prompted = sum(1 for _ in self._folder.prompted_ids())
+            if failure.stage == "prompt":
+                self._given_up.add(failure.id)
+                tally.failed += self.run.proposals_per_base
+            else:
+                tally.failed += failure.proposals
+        tally.prompted = 0
+        for base_id in self._folder.prompted_ids():
+            tally.prompted += 1
+            if base_id in self._given_up and self._described.add(base_id):
+                prompts = self._folder.expansion(base_id).prompts
+                tally.failed -= len(prompts) * self.run.proposals_per_prompt
         tally.drawn = sum(1 for _ in self._folder.image_ids())
         return tally
 

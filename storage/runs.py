@@ -110,9 +110,13 @@ class RunFolder:
     def read_expansion(self, base: BasePrompt) -> Expansion | None:
         """None if the base prompt has no detailed prompts yet."""
         try:
-            return Expansion.model_validate_json(self.store.get(self._expansion_key(base.id)))
+            return self.expansion(base.id)
         except ObjectNotFound:
             return None
+
+    def expansion(self, base_id: str) -> Expansion:
+        """Raises ObjectNotFound."""
+        return Expansion.model_validate_json(self.store.get(self._expansion_key(base_id)))
 
     def write_expansion(self, base: BasePrompt, expansion: Expansion) -> None:
         data = expansion.model_dump_json().encode()
@@ -121,7 +125,7 @@ class RunFolder:
     def expansions(self) -> Iterator[Expansion]:
         """Of every base prompt that has one; a stream, in no order."""
         for base_id in self.prompted_ids():
-            yield Expansion.model_validate_json(self.store.get(self._expansion_key(base_id)))
+            yield self.expansion(base_id)
 
     def _expansion_key(self, base_id: str) -> str:
         return self._key("prompts", f"{base_id}.json")

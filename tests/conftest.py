@@ -9,10 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.models import fingerprint
+from pipeline.types import ModelRef
 from storage.s3 import S3Config
+from workers.broker import Broker
+
+if TYPE_CHECKING:
+    from tests.training import Studio
 
 
 class RcloneServer:
@@ -119,6 +126,19 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.wait()
 
 
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    broker = Broker(redis_url)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def run() -> str:
+    """A name that no other test's run has."""
+    return f"run-{secrets.token_hex(6)}"
+
+
 SERVE = """
 import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
@@ -145,6 +165,39 @@ def language_model_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     yield f"http://127.0.0.1:{port}/v1"
     process.kill()
     process.wait()
+
+
+# Tiny pipelines that trainings start from, each made once; nobody changes them.
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    from tests.tiny import save_tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("base")
+    return fingerprint(str(save_tiny_pipeline(folder / "sd", text_length=48)), "base")
+
+
+@pytest.fixture(scope="session")
+def base_xl(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    from tests.tiny import save_tiny_xl
+
+    return fingerprint(str(save_tiny_xl(tmp_path_factory.mktemp("base-xl") / "xl")), "base")
+
+
+@pytest.fixture(scope="session")
+def base_sd3(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    from tests.tiny import save_tiny_sd3
+
+    return fingerprint(str(save_tiny_sd3(tmp_path_factory.mktemp("base-sd3") / "sd3")), "base")
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> "Studio":
+    """Where specialists are trained."""
+    from tests.training import Studio
+
+    return Studio(tmp_path)
 
 
 # Torch's threads must not spin while they wait: on shared cores that costs a hundredfold. Read

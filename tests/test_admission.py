@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 from uuid import uuid4
@@ -19,18 +19,6 @@ from workers.admission import Admission, Claim, Decision, Kind
 from workers.broker import Broker
 
 LIMITS = EndpointConfig()
-
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[Broker]:
-    broker = Broker(redis_url)
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
-def run() -> str:
-    return f"run-{uuid4().hex[:12]}"
 
 
 @pytest.fixture

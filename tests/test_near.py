@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from uuid import uuid4
 
 import pytest
 
@@ -22,18 +21,6 @@ MUG = (
     "through it and the thumb on top, before a plain grey wall in soft light from a window."
 )
 KEY = "Two fingertips and a thumb pinch a small brass key above a wooden table at dusk."
-
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[Broker]:
-    broker = Broker(redis_url)
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
-def run() -> str:
-    return f"run-{uuid4().hex[:12]}"
 
 
 def index_of(broker: Broker, run: str, threshold: float) -> RedisNeighbours:

@@ -10,6 +10,7 @@ from pipeline.config import PrompterConfig, ProposerConfig
 from pipeline.types import (
     BasePrompt,
     DetailedPrompt,
+    Expansion,
     Failure,
     PromptBatch,
     ProposalBatch,
@@ -39,7 +40,7 @@ class Counting(FolderStore):
 BASES = tuple(BasePrompt(text=text) for text in ("a mug", "a key", "a pen"))
 RUN = a_run(
     PrompterConfig(prompts_per_base=2),
-    proposer=ProposerConfig(images_per_prompt=2, batch_size=3),
+    proposer=ProposerConfig(images_per_prompt=2, images_per_message=3),
     base_prompts=len(BASES),
 )  # 3 x 2 x 2 = 12 proposals
 
@@ -53,17 +54,19 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def proposals() -> list[ProposalBatch]:
-    """All 12 proposals in batches of 3."""
-    prompts = [
+def prompts_of(base: BasePrompt) -> tuple[DetailedPrompt, ...]:
+    return tuple(
         DetailedPrompt(
             id=digest([base.text, index]), base=base.text, index=index, text=f"{base.text} {index}",
             category="pinch" if base.text == "a key" else "power",
         )
-        for base in BASES
         for index in range(2)
-    ]  # fmt: skip
-    return list(batches(RUN, prompts))
+    )  # fmt: skip
+
+
+def proposals() -> list[ProposalBatch]:
+    """All 12 proposals in batches of 3."""
+    return list(batches(RUN, [prompt for base in BASES for prompt in prompts_of(base)]))
 
 
 def judged(batch: ProposalBatch, score: float) -> Iterator[Record]:
@@ -109,6 +112,39 @@ def test_a_failed_base_prompt_counts_as_all_its_proposals(folder: RunFolder) -> 
     tally = Progress(folder).update()
     assert (tally.failed, tally.missing) == (5, 7)
     assert {failure.stage for failure in failures(folder)} == {"prompt", "propose"}
+
+
+@pytest.mark.parametrize(("came", "failed_then"), [(2, 0), (1, 2)])
+@pytest.mark.parametrize("first", ["failure", "prompts"])
+def test_a_base_prompt_with_prompts_has_failed_only_by_those_it_lacks(
+    folder: RunFolder, first: str, came: int, failed_then: int
+) -> None:
+    """Given up by one worker, described by another, whichever ends first."""
+    base, progress = BASES[0], Progress(folder)
+    steps = [
+        lambda: folder.write_failure(failed(base.id, "prompt")),
+        lambda: folder.write_expansion(
+            base,
+            Expansion(prompts=prompts_of(base)[:came], shortfall="refused" if came < 2 else ""),
+        ),
+    ]
+    for step in steps if first == "failure" else reversed(steps):
+        step()
+        progress.update()
+    assert progress.update().failed == failed_then
+    assert Progress(folder).update().failed == failed_then
+
+
+def test_a_base_prompt_that_was_given_up_once_is_not_finished_without_its_records(
+    folder: RunFolder,
+) -> None:
+    for base in BASES:
+        folder.write_expansion(base, Expansion(prompts=prompts_of(base)))
+    folder.write_failure(failed(BASES[0].id, "prompt"))
+    for batch in proposals()[:-1]:
+        folder.write_records(batch, judged(batch, 0.9))
+    tally = Progress(folder).update()
+    assert (tally.prompted, tally.failed, tally.missing, tally.finished) == (3, 0, 3, False)
 
 
 def test_a_failure_of_what_was_judged_after_all_does_not_count(folder: RunFolder) -> None:

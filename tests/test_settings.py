@@ -30,7 +30,7 @@ def refusal() -> str:
 
 
 def test_flag_beats_environment_beats_file_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_settings().proposer.batch_size == 32
+    assert load_settings().proposer.batch_size == "auto"
     Path("ppv.toml").write_text("[proposer]\nbatch_size = 4\nimages_per_prompt = 3\n")
     assert load_settings().proposer.batch_size == 4
     monkeypatch.setenv("PPV_PROPOSER__BATCH_SIZE", "8")
@@ -47,6 +47,67 @@ def test_deep_keys_are_reached_by_flag_and_environment(monkeypatch: pytest.Monke
     settings = load_settings()
     assert settings.verifier.thresholds.fidelity == 0.9
     assert settings.proposer.sampler.guidance_scale == 7.5
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "route"),
+    [
+        ("PPV_PROPOSER__ROUTE", "specialist", "specialist"),
+        ("PPV_PROPOSER__ROUTE", '{"base": 1, "specialist": 3}', {"base": 1, "specialist": 3}),
+        ("PPV_PROPOSER__ROUTE__PINCH", "2", {"pinch": 2}),
+    ],
+)
+def test_a_route_is_a_word_or_a_table_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, route: object
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert load_settings().proposer.route == route
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PPV_PROPOSER__SPECIALISTS", '{"pinch": "my-pinch"}'),
+        ("PPV_PROPOSER__SPECIALISTS__PINCH", "my-pinch"),
+    ],
+)
+def test_specialists_are_named_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert load_settings().proposer.specialists == {"pinch": "my-pinch"}
+
+
+def test_the_file_has_words_and_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("ppv.toml").write_text('[proposer]\nroute = "all"\nspecialists = { Pinch = "my-pinch" }\n')
+    assert load_settings().proposer.route == "all"
+    assert load_settings().proposer.specialists == {"Pinch": "my-pinch"}
+    Path("ppv.toml").write_text("[proposer.route]\nbase = 1\nspecialist = 3\n")
+    assert load_settings().proposer.route == {"base": 1, "specialist": 3}
+    monkeypatch.setenv("PPV_PROPOSER__ROUTE", "")  # so that it is put back
+    override("proposer.route=all")
+    assert load_settings().proposer.route == "all"
+
+
+def test_a_flag_adds_entries_to_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PPV_PROPOSER__SPECIALISTS", '{"hook": "a", "power": "a"}')
+    monkeypatch.setenv("PPV_PROPOSER__SPECIALISTS__PINCH", "a")
+    monkeypatch.setenv("PPV_PROPOSER__SPECIALISTS__TRIPOD", "a")
+    for entry in ("pinch=b", "Pinch=c", "hook=d=e"):
+        override(f"proposer.specialists.{entry}")
+    assert load_settings().proposer.specialists == {
+        "pinch": "b", "Pinch": "c", "hook": "d=e", "power": "a", "tripod": "a",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["all", '"all"', ""])
+def test_a_table_from_flags_takes_the_place_of_a_word(
+    monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("PPV_PROPOSER__ROUTE", word)
+    override("proposer.route.base=1")
+    override("proposer.route.specialist=3")
+    assert load_settings().proposer.route == {"base": 1, "specialist": 3}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +150,9 @@ def test_a_misspelt_key_of_the_file_is_refused_with_the_nearest(toml: str, right
         ("proposer.batchsize=8", "did you mean 'proposer.batch_size'"),
         ("proposer.batch_size", "write it as key=value"),
         ("zzzzzz=1", "known are broker_url"),
+        ("proposer.specialist.pinch=a", r"did you mean 'proposer\.specialists'"),
+        ("proposer.specialists.pinch.more=a", r"did you mean 'proposer\.specialists'"),
+        ("proposer.device.name=a", r"did you mean 'proposer\.device'"),
     ],
 )
 def test_a_wrong_assignment_is_refused(assignment: str, words: str) -> None:
@@ -99,8 +163,20 @@ def test_a_wrong_assignment_is_refused(assignment: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("PPV_PROPOSER__BATCH_SIZE", "many", "'proposer.batch_size': Input should be a valid int"),
-        ("PPV_PROPOSER__BATCH_SIZE", "0", "greater than or equal to 1"),
+        (
+            "PPV_PROPOSER__BATCH_SIZE",
+            "many",
+            "key 'proposer.batch_size': Input should be a valid integer, or 'auto'",
+        ),
+        ("PPV_PROPOSER__BATCH_SIZE", "0", "'proposer.batch_size': Input should be greater than or"),
+        ("PPV_PROPOSER__IMAGES_PER_PROMPT", "many", "'proposer.images_per_prompt': Input should"),
+        (
+            "PPV_PROPOSER__ROUTE",
+            "al",
+            "key 'proposer.route': Input should be 'base', 'specialist' or 'all', or a valid dict",
+        ),
+        ("PPV_PROPOSER__ROUTE", '{"base": -1}', "'proposer.route.base': Input should be greater"),
+        ("PPV_PROPOSER__SPECIALISTS", '{"pinch": 1}', "'proposer.specialists.pinch': Input should"),
         ("PPV_PROMPTER__KIND", "gpt", "'grammar' or 'openai'"),
         ("PPV_PROPOSER__DEVICE", "gpu", "'proposer.device'"),
         ("PPV_VERIFIER__THRESHOLDS__FIDELITY", "1.5", "less than or equal to 1"),

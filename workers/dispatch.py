@@ -30,15 +30,17 @@ from pipeline.types import (
 )
 from storage.answers import Answers
 from storage.objects import ObjectStore
-from storage.progress import Progress, failures
+from storage.progress import Progress
 from storage.runs import RunFolder, check_run_name
 from storage.seen import Seen
 from workers import canvas
 from workers.broker import Broker
+from workers.registry import proposers_of
 from workers.settings import DispatchConfig, Settings
 
 LIBRARIES = ("torch", "diffusers", "transformers", "celery", "pillow")
 PATIENCE_S = 120.0  # with a store or a broker that is away
+WRITTEN_OFF = 256  # failures whose answers are forgotten together: run.json names these
 
 _POLL_S = 0.05
 
@@ -54,20 +56,21 @@ class Enqueued:
     known: int = 0  # that the run had already
 
 
-def new_run(settings: Settings, name: str) -> Run:
-    """A run as the settings have it now.
+def new_run(settings: Settings, name: str, store: ObjectStore) -> Run:
+    """A run as the settings have it now; its specialists are those that the store has now.
 
     Raises InputError for files and models that cannot be used, ModelError among them.
     """
+    taxonomy = load_taxonomy(settings.prompter.taxonomy)
     run = Run(
         name=check_run_name(name),
         prompter=settings.prompter,
-        taxonomy=load_taxonomy(settings.prompter.taxonomy),
+        taxonomy=taxonomy,
         instructions=load_instructions(settings.prompter.instructions),
         endpoint=settings.endpoint,
         price=_price(settings),
         proposer=settings.proposer,
-        proposers=(fingerprint(settings.proposer.model, "base"),),
+        proposers=proposers_of(settings.proposer, taxonomy, store),
         verifier=settings.verifier,
         verifier_ref=fingerprint(settings.verifier.model, "verifier"),
         versions={library: importlib.metadata.version(library) for library in LIBRARIES},
@@ -87,7 +90,7 @@ def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
     Raises InputError if there is one with another configuration, or with other weights, and if the
     prompter's endpoint refuses the key; ServiceError if that endpoint does not answer.
     """
-    folder, run = RunFolder(store, name), new_run(settings, name)
+    folder, run = RunFolder(store, name), new_run(settings, name, store)
     if run.prompter.kind == "openai":
         from pipeline.prompter.endpoint import Endpoint
 
@@ -186,21 +189,42 @@ def close_input(folder: RunFolder) -> bool:
 def forget_failures(folder: RunFolder) -> int:
     """So that they are tried again; returns how many there were.
 
-    Answers that could not be used are asked for anew; what they cost stays on the run's account.
+    Answers that could not be used are asked for anew; what they cost stays on the run's account,
+    and once only: a call that was cut off anywhere is made good by the next.
     """
-    answers, run = Answers(folder.store), folder.read()
-    there, lost = list(failures(folder)), run.spent_before
-    useless = [key for failure in there for key in failure.answers]
-    for key in useless:
+    answers, ids = Answers(folder.store), list(folder.failed_ids())
+    _forget_written_off(folder, answers)
+    run = folder.read()
+    folder.write(run.model_copy(update={"retried": run.retried + 1}))
+    for start in range(0, len(ids), WRITTEN_OFF):
+        there = [folder.read_failure(id) for id in ids[start : start + WRITTEN_OFF]]
+        useless = {key for failure in there for key in failure.answers}
+        _write_off(folder, answers, sorted(useless))
+        _forget_written_off(folder, answers)
+        # Last: while they are on record as failed, nobody pays for their answers again.
+        for failure in there:
+            folder.forget_failure(failure)
+    return len(ids)
+
+
+def _write_off(folder: RunFolder, answers: Answers, keys: list[str]) -> None:
+    """Put what answers cost on the run's account, and on the same page that it is there."""
+    run = folder.read()
+    spent = run.spent_before
+    for key in keys:
         answer = answers.get(key)
         if answer is not None and answer.run == run.name:
-            lost += answer.usage
-    folder.write(run.model_copy(update={"spent_before": lost, "retried": run.retried + 1}))
-    for key in useless:
+            spent += answer.usage
+    if keys:
+        folder.write(run.model_copy(update={"spent_before": spent, "written_off": tuple(keys)}))
+
+
+def _forget_written_off(folder: RunFolder, answers: Answers) -> None:
+    run = folder.read()
+    for key in run.written_off:
         answers.forget(key)
-    for failure in there:
-        folder.forget_failure(failure)
-    return len(there)
+    if run.written_off:
+        folder.write(run.model_copy(update={"written_off": ()}))
 
 
 def _unfinished(

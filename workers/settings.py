@@ -1,12 +1,14 @@
 """The only reader of the environment: one typed object, from flags, PPV_ variables and ppv.toml."""
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -22,6 +24,9 @@ from storage.s3 import S3Config
 
 PREFIX = "PPV_"
 FILE = Path("ppv.toml")
+
+Kind = tuple[Any, ...]
+"""The types of which a value must be one."""
 
 
 class DispatchConfig(BaseModel, extra="forbid", frozen=True):
@@ -71,16 +76,22 @@ class Settings(BaseSettings):
 def override(assignment: str) -> None:
     """Take "proposer.batch_size=8" from a flag: it wins over environment and file.
 
-    It is put into the environment, so that this process and the workers that it starts agree.
+    It is put into the environment, so that this process and the workers that it starts agree. A
+    table takes single entries too: "proposer.specialists.pinch=my-pinch".
     Raises InputError for an unknown key.
     """
     key, equals, value = assignment.partition("=")
     key = key.strip()
     if not equals:
         raise InputError(f"--set {assignment!r}: write it as key=value")
+    table, _, entry = key.rpartition(".")
+    if entry and table in _tables():
+        # As JSON: in the name of a variable of its own, an entry would lose its capitals.
+        os.environ.pop(_variable(key), None)
+        key, value = table, json.dumps(_entries(table) | {entry: value})
     if key not in (known := list(_keys())):
         raise InputError(f"unknown configuration key {key!r}{_nearest(key, known)}")
-    os.environ[PREFIX + key.replace(".", "__").upper()] = value
+    os.environ[_variable(key)] = value
 
 
 def load_settings() -> Settings:
@@ -109,25 +120,87 @@ def _check_variables() -> None:
     for variable in os.environ:
         name = variable.upper()
         if name.startswith(PREFIX) and name.removeprefix(PREFIX).split("__")[0] not in top:
-            known = [PREFIX + key.replace(".", "__").upper() for key in _keys()]
+            known = [_variable(key) for key in _keys()]
             raise InputError(f"unknown variable {variable}{_nearest(name, known)}")
 
 
-def _keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+def _variable(key: str) -> str:
+    return PREFIX + key.replace(".", "__").upper()
+
+
+def _entries(table: str) -> dict[str, object]:
+    """What the environment says of a table as a whole, if it names its entries."""
+    try:
+        entries = json.loads(os.environ.get(_variable(table), ""))
+    except ValueError:
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _keys() -> Iterator[str]:
     """Every key of the configuration, with dots."""
+    return (key for key, _ in _fields())
+
+
+def _tables() -> list[str]:
+    """The keys whose values may be tables of anybody's entries."""
+    return [key for key, kind in _fields() if any(map(_is_table, kind))]
+
+
+def _fields(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, Kind]]:
+    """Every key with its types."""
     for name, field in model.model_fields.items():
-        yield prefix + name
-        inner = S3Config if name == "s3" else field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _keys(inner, f"{prefix}{name}.")
+        kind = _members(field.annotation)
+        yield prefix + name, kind
+        for inner in kind:
+            if _is_model(inner):
+                yield from _fields(inner, f"{prefix}{name}.")
+
+
+def _members(annotation: Any) -> Kind:
+    """The types of which a value must be one, but for None."""
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(each for each in get_args(annotation) if each is not NoneType)
+    return (annotation,)
+
+
+def _is_table(annotation: Any) -> bool:
+    origin: Any = get_origin(annotation)
+    return origin is dict
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _one_line(error: ValidationError) -> str:
-    first = error.errors(include_input=False)[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
+    errors = error.errors(include_input=False)
+    key = _key_of(errors[0]["loc"])
+    if errors[0]["type"] == "extra_forbidden":
         return f"unknown configuration key {key!r}{_nearest(key, list(_keys()))}"
-    return f"configuration key {key!r}: {first['msg']}"
+    # Where a value may be of several types, each of them says why it is not. The one that says it
+    # of a part of the value came closest.
+    said: dict[str, list[str]] = {}
+    for each in errors:
+        if f"{(place := _key_of(each['loc']))}.".startswith(f"{key}."):
+            said.setdefault(place, []).append(each["msg"].partition(", unable to ")[0])
+    key = max(said, key=len)
+    first, *others = said[key]
+    rest = "".join(f", or {other.removeprefix('Input should be ')}" for other in others)
+    return f"configuration key {key!r}: {first}{rest}"
+
+
+def _key_of(loc: tuple[int | str, ...]) -> str:
+    """The key at fault, without the tags by which pydantic tells the types of a value apart."""
+    parts, kind = [], _members(Settings)
+    for part in loc:
+        if len(kind) > 1:  # the part is such a tag; what may follow is an entry of a table
+            kind = ()
+            continue
+        parts.append(str(part))
+        fields = kind[0].model_fields if kind and _is_model(kind[0]) else {}
+        kind = _members(fields[part].annotation) if part in fields else ()
+    return ".".join(parts)
 
 
 def _nearest(key: str, known: list[str]) -> str:

@@ -121,9 +121,6 @@ def _in_batches(
         describer.keep(base, expansion)
         counts.add(len(expansion.prompts))
 
-    # The batches have an account of their own; a live call afterwards asks the store.
-    Admission(broker.client, run.name, broker.address).forget()
-
     def fail(base: BasePrompt, error: PromptFailed) -> None:
         given_up = attempts.GivenUp(error, run.prompter.tries)
         given_up.__cause__ = error
@@ -133,6 +130,8 @@ def _in_batches(
     def show(progress: BatchProgress) -> None:
         say(counts.done, str(progress))
 
+    # The batches have an account of their own; a live call afterwards asks the store.
+    Admission(broker.client, run.name, broker.address).forget()
     by_batches(
         describer.folder,
         describer.answers,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.evaluation.prompts import Cell, PromptMetrics, Reach
-    from pipeline.types import Usage
+    from pipeline.types import Expansion, Usage
 
 MOST_ROWS = 12  # of one attribute's table
 
@@ -31,8 +31,8 @@ def stats(
 
     from pipeline.errors import InputError
     from pipeline.evaluation.prompts import PromptMetrics
-    from storage.progress import failures
     from storage.runs import RunFolder
+    from storage.spending import spending
     from workers.cli.session import open_for_reading
     from workers.pages.charts import check_ending, draw_coverage
     from workers.pages.wording import count
@@ -41,17 +41,14 @@ def stats(
         check_ending(to)
     with open_for_reading() as store:
         folder = RunFolder(store, run)
-        frozen = folder.read()
-        taxonomy = frozen.taxonomy
-        metrics, usage, dropped, short = PromptMetrics(taxonomy), frozen.spent_before, 0, 0
-        for expansion in folder.expansions():
+        taxonomy = folder.read().taxonomy
+        metrics, totals = PromptMetrics(taxonomy), _Totals()
+
+        def look(expansion: "Expansion") -> None:
             metrics.add(expansion.prompts)
-            usage += expansion.usage
-            dropped += len(expansion.dropped)
-            short += bool(expansion.shortfall)
-        for failure in failures(folder):
-            usage += failure.usage
-    totals = _Totals(dropped, short, usage)
+            totals.add(expansion)
+
+        usage = spending(folder, look)
     if not metrics.prompts:
         raise InputError(f"run {run!r} has no detailed prompts yet: see `ppv status {run}`")
     coverage = metrics.coverage.reach()
@@ -60,7 +57,7 @@ def stats(
         line = f"{made}, taxonomy {taxonomy.name}; bars: reached, marks: wanted"
         draw_coverage(f"What the prompts of run {run} cover", line, coverage, to)
     if as_json:
-        print(json.dumps({"run": run} | _as_json(metrics, coverage, totals)))
+        print(json.dumps({"run": run} | _as_json(metrics, coverage, totals, usage)))
         return
     console = Console()
     for attribute, reach in coverage.items():
@@ -68,23 +65,26 @@ def stats(
         if note := _note(reach):
             console.print(note, highlight=False, markup=False)
         console.print()
-    for line in [made, *_lines(metrics, totals)]:
+    for line in [made, *_lines(metrics, totals, usage)]:
         console.print(line, highlight=False, markup=False)
     if to:
         print(to)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Totals:
     """What a run's expansions say beside their prompts."""
 
-    dropped: int  # texts that nearly repeated others, and were replaced
-    short: int  # base prompts that have fewer prompts than were asked for
-    usage: "Usage"
+    dropped: int = 0  # texts that nearly repeated others, and were replaced
+    short: int = 0  # base prompts that have fewer prompts than were asked for
+
+    def add(self, expansion: "Expansion") -> None:
+        self.dropped += len(expansion.dropped)
+        self.short += bool(expansion.shortfall)
 
 
 def _as_json(
-    metrics: "PromptMetrics", coverage: "dict[str, Reach]", totals: _Totals
+    metrics: "PromptMetrics", coverage: "dict[str, Reach]", totals: _Totals, usage: "Usage"
 ) -> dict[str, object]:
     words = metrics.words.spread()
     return {
@@ -97,7 +97,7 @@ def _as_json(
         "cut": metrics.cut,
         "words": asdict(words) if words else None,
         "tokens": {stage: asdict(spread) for stage, spread in metrics.token_spreads().items()},
-        "usage": totals.usage.model_dump(),
+        "usage": usage.model_dump(),
         "coverage": {attribute: asdict(reach) for attribute, reach in coverage.items()},
     }
 
@@ -144,11 +144,10 @@ def _note(reach: "Reach") -> str:
     return visible("; ".join(notes))
 
 
-def _lines(metrics: "PromptMetrics", totals: _Totals) -> list[str]:
+def _lines(metrics: "PromptMetrics", totals: _Totals, usage: "Usage") -> list[str]:
     """The totals, a line a subject."""
     from workers.pages.wording import count, dollars, percent
 
-    usage = totals.usage
     lines = [
         f"near-duplicates: {count(totals.dropped)} dropped, {count(metrics.repeats)} kept",
         f"cut to fit: {count(metrics.cut)} ({percent(metrics.cut, metrics.prompts)})",
