@@ -128,6 +128,29 @@ def render_sheet(
 
 
 @app.command()
+def instances(
+    out: Annotated[Path, typer.Option(help="Folder for a folder of each category.")],
+    seed: Seed = 21,
+    each: Annotated[int, typer.Option(min=1, help="Pictures of each category.")] = 48,
+) -> None:
+    """Renders faultless pictures with captions, to train specialists: ppv train proposer --all."""
+    from pipeline.miniature.specialists import save_instances
+
+    save_instances(out, seed, each)
+
+
+@app.command()
+def ship(
+    folder: Annotated[Path, typer.Argument(help="Where `ppv train proposer --all` wrote.")],
+) -> None:
+    """Puts trained specialists among those that come with the project."""
+    from pipeline.miniature.specialists import ship as put
+
+    for specialist in put(folder):
+        typer.echo(f"{specialist.reference}, {specialist.size_bytes / 1e6:.2f} MB")
+
+
+@app.command()
 def sheet(
     out: Annotated[Path, typer.Option(help="Folder for pictures, captions and sheets.")],
     seed: Seed = 5,
