@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.config import ProposerConfig, VerifierConfig
 from pipeline.proposer.diffusion import Drawing
 from pipeline.types import (
+    Adapter,
     BasePrompt,
     ClauseScore,
     DetailedPrompt,
@@ -59,8 +60,17 @@ class EmptyDescriber:
 class EmptyProposer:
     """Draws nothing."""
 
-    def draw(self, texts: Sequence[str], seeds: Sequence[int], sampler: Sampler) -> list[Drawing]:
+    def draw(
+        self,
+        texts: Sequence[str],
+        seeds: Sequence[int],
+        sampler: Sampler,
+        adapter: Adapter | None = None,
+    ) -> list[Drawing]:
         return [_BLANK] * len(texts)
+
+    def batch_size(self, sampler: Sampler) -> int:
+        return 1024
 
 
 class EmptyVerifier:

@@ -249,7 +249,9 @@ def _enqueue_and_wait(folder: RunFolder, count: int, broker: Broker, settings: S
     run = folder.read()
     each = settings.dispatch.bases_per_message
     messages = [min(each, count - start) for start in range(0, count, each)]
-    batches = sum(-(-n * run.proposals_per_base // run.proposer.batch_size) for n in messages)
+    batches = sum(
+        -(-n * run.proposals_per_base // run.proposer.images_per_message) for n in messages
+    )
     while sum(1 for _ in folder.record_batches()) < batches:
         time.sleep(0.1)
 

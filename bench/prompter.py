@@ -166,7 +166,7 @@ def beside_the_client(
 
 def plain_client(settings: Settings, provider: Provider, name: str, count: int) -> float:
     """Seconds that the openai client takes, from a bare pool of threads."""
-    run = dispatch.new_run(settings, name)
+    run = dispatch.new_run(settings, name, store_of(settings))
     prompter = OpenAIPrompter(run, provider.url, budget_of(run), MemoryNeighbours(1.0))
     requests: list[Request] = []
     for base in _bases(name, count):

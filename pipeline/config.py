@@ -12,8 +12,10 @@ from pipeline.prompter.prices import Price
 from pipeline.taxonomy import Taxonomy
 from pipeline.types import (
     Frozen,
+    Id,
     ModelRef,
     PrompterRef,
+    ProposerRef,
     RunName,
     Sampler,
     Thresholds,
@@ -69,14 +71,30 @@ class EndpointConfig(Frozen):
 
 
 class ProposerConfig(Frozen):
-    """Which pipeline draws, where, and how."""
+    """Which pipeline and which of its specialists draw, where, and how."""
 
     model: str = MINIATURE  # "miniature", a folder, or a hub id
+    route: Literal["base", "specialist", "all"] | dict[str, Annotated[float, Field(ge=0)]] = "base"
+    """Who draws a detailed prompt: the base; the specialist of its category; all of them, each
+    images_per_prompt pictures; or shares of its pictures, such as {"base": 1, "specialist": 3},
+    where a category's name stands for that category's specialist."""
+    specialists: dict[str, str] = {}
+    """The adapter of each category, as NAME or NAME@VERSION of the store's models, or "base" for
+    none. A category that is not named here has the adapter of its own name."""
     device: Device = "auto"
     dtype: Dtype = "auto"  # auto: bfloat16 on a GPU that has it, else float32
     images_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 2
-    batch_size: Annotated[int, Field(ge=1, le=1024)] = 32  # images drawn in one pass
+    images_per_message: Annotated[int, Field(ge=1, le=1024)] = 32  # that a worker takes at once
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """Images drawn in one pass. auto: on a GPU the most that fit, found once and remembered; on a
+    CPU those of a message. What does not fit is halved in any case."""
     sampler: Sampler = Sampler()
+    compile: bool = False  # the denoiser, by torch.compile, when a worker first draws
+    channels_last: bool | Literal["auto"] = "auto"  # memory format of UNet and autoencoder
+    vae_slices: bool | Literal["auto"] = (
+        "auto"  # decode picture by picture; auto: above 1 megapixel
+    )
+    text_cache: Annotated[int, Field(ge=1)] = 256  # prompts whose encoding a worker keeps
 
 
 class VerifierConfig(Frozen):
@@ -102,7 +120,7 @@ class Run(Frozen):
     endpoint: EndpointConfig = EndpointConfig()
     price: Price | None = None  # of the prompter's model, where one is known
     proposer: ProposerConfig
-    proposers: Annotated[tuple[ModelRef, ...], Field(min_length=1)]
+    proposers: Annotated[tuple[ProposerRef, ...], Field(min_length=1)]  # all that draw in it
     verifier: VerifierConfig
     verifier_ref: ModelRef
     versions: dict[str, str]  # of the libraries that shape the pixels and the scores
@@ -110,6 +128,7 @@ class Run(Frozen):
     base_prompts: int | None = None  # how many there are, once all have been enqueued
     retried: int = 0  # how often failures were forgotten, to be tried again
     spent_before: Usage = Usage()  # on those
+    written_off: tuple[Id, ...] = ()  # keys of answers in spent_before that are being deleted
 
     @property
     def prompter_digest(self) -> str:
@@ -133,7 +152,9 @@ class Run(Frozen):
 
     @property
     def proposals_per_prompt(self) -> int:
-        return self.proposer.images_per_prompt * len(self.proposers)
+        """The same for every prompt, whatever its category."""
+        every = len(self.proposers) if self.proposer.route == "all" else 1
+        return self.proposer.images_per_prompt * every
 
     @property
     def proposals_per_base(self) -> int:
@@ -148,6 +169,7 @@ class Run(Frozen):
             "base_prompts",
             "retried",
             "spent_before",
+            "written_off",
             "endpoint",
             "price",
         }

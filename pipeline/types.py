@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, computed_field
 
@@ -120,6 +120,21 @@ class PrompterRef(Frozen):
     instructions: Id
 
 
+BASE = "base"
+"""The label of a base pipeline that draws alone; no adapter has this name."""
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+"""Becomes a part of keys and paths, like a run's name."""
+
+Scheduler = Literal["own", "ddim", "dpmpp_2m", "euler", "euler_ancestral", "unipc"]
+"""Samplers, by the names that people know them by."""
+
+
+def version_of(weights: str) -> str:
+    """The version under which weights are kept: the first 12 digits of their hash."""
+    return weights.removeprefix("sha256:")[:12]
+
+
 class ModelRef(Frozen):
     """A model by name and by what its weights are.
 
@@ -131,12 +146,60 @@ class ModelRef(Frozen):
     weights: str
 
 
+class Adapter(Frozen):
+    """A specialist's weights for a base: low-rank ones, or all of its denoiser's.
+
+    They lie in the store under models/<name>/<version>/.
+    """
+
+    name: ModelName
+    weights: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+    category: str = ""  # the hand-pose category that it is for; "": none
+    token: str = ""  # the rare word that it answers to, put before each prompt; "": none
+    scale: float = 1.0  # of low-rank weights
+
+    @property
+    def version(self) -> str:
+        return version_of(self.weights)
+
+
+class ProposerRef(ModelRef):
+    """What draws: a base pipeline, alone or with one adapter."""
+
+    adapter: Adapter | None = None
+
+    @classmethod
+    def of(cls, base: ModelRef, adapter: Adapter | None = None) -> "ProposerRef":
+        return cls(name=base.name, weights=base.weights, adapter=adapter)
+
+    @property
+    def base(self) -> ModelRef:
+        return ModelRef(name=self.name, weights=self.weights)
+
+    @property
+    def label(self) -> str:
+        """What people call it: the adapter's name, or "base"."""
+        return self.adapter.name if self.adapter else BASE
+
+    @property
+    def title(self) -> str:
+        """Its whole name: "miniature", or "miniature + pinch@0123456789ab"."""
+        own = self.adapter
+        return f"{self.name} + {own.name}@{own.version}" if own else self.name
+
+    @property
+    def hashes(self) -> str:
+        """Of all weights that drew: the base's, and the adapter's after it."""
+        return f"{self.weights} + {self.adapter.weights}" if self.adapter else self.weights
+
+
 class Sampler(Frozen):
-    """How a proposer draws; every field reaches the diffusers pipeline by this name.
+    """How a proposer draws; every field but the scheduler reaches the pipeline by this name.
 
     The defaults suit the miniature; SDXL wants about 30 steps and a guidance of 5 to 7.
     """
 
+    scheduler: Scheduler = "own"  # the one that comes with the model
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 16
     guidance_scale: Annotated[float, Field(ge=0.0, le=50.0)] = 2.0
     negative_prompt: str = ""
@@ -148,7 +211,7 @@ class Proposal(Frozen):
     """One image to be: a detailed prompt, a proposer, a seed and sampler settings."""
 
     prompt: DetailedPrompt
-    proposer: ModelRef
+    proposer: ProposerRef
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     sampler: Sampler
 
@@ -157,7 +220,7 @@ class Proposal(Frozen):
         return digest(
             {
                 "text": self.prompt.text,
-                "proposer": self.proposer.model_dump(),
+                "proposer": self.proposer.model_dump(exclude_none=True),
                 "seed": self.seed,
                 "sampler": self.sampler.model_dump(),
             }
@@ -187,7 +250,7 @@ class ProposalBatch(Frozen):
     """
 
     run: RunName
-    proposer: ModelRef
+    proposer: ProposerRef
     sampler: Sampler
     draws: Annotated[tuple[Draw, ...], Field(min_length=1)]
 
@@ -195,7 +258,7 @@ class ProposalBatch(Frozen):
     def of(
         cls,
         run: str,
-        proposer: ModelRef,
+        proposer: ProposerRef,
         sampler: Sampler,
         images: Iterable[tuple[DetailedPrompt, int]],
     ) -> "ProposalBatch":
@@ -282,6 +345,7 @@ class Record(Frozen):
     verifier: ModelRef
     verdict: Verdict
     unread_tokens: int = 0  # tokens of the prompt that the proposer's text encoders could not take
+    upcast: bool = False  # decoded again in float32, since half precision gave no picture
 
 
 class Failure(Frozen):

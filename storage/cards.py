@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.types import Frozen, ModelRef, RunName, Thresholds
+from pipeline.types import Frozen, ModelRef, ProposerRef, RunName, Thresholds
 
 ExportFormat = Literal["hf", "webdataset", "imagefolder"]
 
@@ -37,7 +37,7 @@ class CardFacts(Frozen):
     failed: Count  # proposals given up
     categories: tuple[CategoryCount, ...]
     prompter: str  # its kind, and its model where it has one: "grammar", "openai gpt-4o-mini"
-    proposers: tuple[ModelRef, ...]
+    proposers: tuple[ProposerRef, ...]
     verifier: ModelRef
     thresholds: Thresholds
     title: str = ""  # empty: made from the run's name

@@ -115,8 +115,8 @@ def _columns(record: Record) -> dict[str, Any]:
         "fidelity": verdict.fidelity,
         "alignment": verdict.alignment,
         "seed": proposal.seed,
-        "proposer": proposal.proposer.name,
-        "proposer_weights": proposal.proposer.weights,
+        "proposer": proposal.proposer.title,
+        "proposer_weights": proposal.proposer.hashes,
         "verifier": record.verifier.name,
         "provenance": record.model_dump_json(),
     }

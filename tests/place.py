@@ -39,7 +39,7 @@ class Place:
         (folder / "ppv.toml").write_text(
             # The tiny models read letter by letter: a budget of letters would cut every prompt.
             '[prompter]\nfit = "proposer"\n'
-            f'[proposer]\nmodel = "{models / "base"}"\nbatch_size = 4\n'
+            f'[proposer]\nmodel = "{models / "base"}"\nimages_per_message = 4\nbatch_size = 4\n'
             f"sampler = {{ num_inference_steps = {num_inference_steps} }}\n"
             f'[verifier]\nmodel = "{models / "verifier"}"\n'
             "thresholds = { fidelity = 0.0, alignment = 0.0 }\n"

@@ -11,7 +11,7 @@ from pipeline.config import Run
 from pipeline.errors import ModelError
 from pipeline.models import WEIGHTS, fingerprint
 from pipeline.prompter.budget import Budget, Reader, budget_of
-from pipeline.types import ModelRef
+from pipeline.types import ProposerRef
 from tests.describing import words
 from tests.tiny import a_run
 
@@ -105,6 +105,6 @@ def test_a_model_without_a_usable_tokenizer_is_refused(
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"-")
     (tmp_path / "model_index.json").write_text(index)
-    run = a_run().model_copy(update={"proposers": (ModelRef(name=str(tmp_path), weights="-"),)})
+    run = a_run().model_copy(update={"proposers": (ProposerRef(name=str(tmp_path), weights="-"),)})
     with pytest.raises(ModelError, match=reason):
         budget_of(run)

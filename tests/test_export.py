@@ -19,6 +19,7 @@ from pipeline.types import (
     DetailedPrompt,
     ModelRef,
     Proposal,
+    ProposerRef,
     Record,
     Sampler,
     Thresholds,
@@ -29,7 +30,7 @@ from storage.objects import ObjectNotFound
 from tests.tiny import a_record
 
 FORMATS: list[ExportFormat] = ["hf", "webdataset", "imagefolder"]
-PROPOSER = ModelRef(name="base", weights="sha256:" + "a" * 64)
+PROPOSER = ProposerRef(name="base", weights="sha256:" + "a" * 64)
 VERIFIER = ModelRef(name="vilt", weights="sha256:" + "b" * 64)
 
 

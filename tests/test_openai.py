@@ -18,7 +18,7 @@ from pipeline.prompter.budget import budget_of
 from pipeline.prompter.dialogue import OUTPUT
 from pipeline.prompter.endpoint import TOO_LARGE, Endpoint
 from pipeline.prompter.near import MemoryNeighbours
-from pipeline.types import Answer, Expansion, ModelRef, Usage
+from pipeline.types import Answer, Expansion, ModelRef, ProposerRef, Usage
 from tests.describing import Script, expand, words
 from tests.tiny import a_run
 
@@ -304,7 +304,7 @@ def test_a_repetition_that_then_is_too_long_is_cut() -> None:
 
 def test_a_prompt_may_be_longer_than_the_verifier_reads_if_the_user_says_so() -> None:
     run = asking(1, fit="proposer").model_copy(
-        update={"proposers": (ModelRef(name="miniature", weights="-"),)}
+        update={"proposers": (ProposerRef(name="miniature", weights="-"),)}
     )
     run = run.model_copy(update={"verifier_ref": ModelRef(name="miniature", weights="-")})
     budget = budget_of(run)

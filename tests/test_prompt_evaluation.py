@@ -36,9 +36,9 @@ from pipeline.types import (
     DetailedPrompt,
     Expansion,
     Failure,
-    ModelRef,
     Proposal,
     ProposalBatch,
+    ProposerRef,
     Reading,
     Sampler,
     Thresholds,
@@ -64,7 +64,7 @@ TAXONOMY = Taxonomy.model_validate(
         "attributes": {"color": {"red": 1, "blue": 1, "green": 2}},
     }
 )
-MODEL = ModelRef(name="tiny", weights="sha256:" + "0" * 64)
+MODEL = ProposerRef(name="tiny", weights="sha256:" + "0" * 64)
 SAMPLER = Sampler()
 
 
@@ -485,7 +485,7 @@ def test_peoples_prompts_are_one_more_arm(store: FolderStore, tmp_path: Path) ->
 def test_peoples_prompts_are_read_by_the_first_runs_models(
     store: FolderStore, tmp_path: Path
 ) -> None:
-    miniature = ModelRef(name="miniature", weights=MODEL.weights)
+    miniature = ProposerRef(name="miniature", weights=MODEL.weights)
     run = a_run("alpha").model_copy(update={"proposers": (miniature,), "verifier_ref": miniature})
     prompted(store, run)
     human = read_human(human_file(tmp_path, {"base": "a mug", "text": "a hand holding a mug"}))

@@ -22,8 +22,8 @@ from pipeline.config import VerifierConfig
 from pipeline.types import (
     DetailedPrompt,
     Failure,
-    ModelRef,
     Proposal,
+    ProposerRef,
     Record,
     Sampler,
     Thresholds,
@@ -35,7 +35,7 @@ from tests.tiny import a_record, a_run
 from workers.pages.report import Choice, Troubles, data_uri, margin, write_report
 from workers.pages.wording import percent, score, visible
 
-MODEL = ModelRef(name="miniature", weights="sha256:" + "0123456789abcdef" * 4)
+MODEL = ProposerRef(name="miniature", weights="sha256:" + "0123456789abcdef" * 4)
 THRESHOLDS = Thresholds(fidelity=0.6, alignment=0.5)
 RUN = a_run(base_prompts=1).model_copy(
     update={

@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline.types import (
     BasePrompt,
     DetailedPrompt,
-    ModelRef,
     Proposal,
+    ProposerRef,
     Record,
     Sampler,
     digest,
@@ -23,7 +23,7 @@ from tests.tiny import a_record, a_run
 from workers.pages import strip
 from workers.pages.strip import draw_strip, telling_base_prompt, wrap
 
-MODEL = ModelRef(name="miniature", weights="sha256:" + "0123456789abcdef" * 4)
+MODEL = ProposerRef(name="miniature", weights="sha256:" + "0123456789abcdef" * 4)
 RUN = a_run().model_copy(update={"name": "demo", "proposers": (MODEL,)})
 BLUE = (20, 40, 220)
 

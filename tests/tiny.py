@@ -3,6 +3,7 @@
 import hashlib
 import string
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import PrompterConfig, ProposerConfig, Run, VerifierConfig
 from pipeline.prompter.instructions import load_instructions
@@ -12,6 +13,7 @@ from pipeline.types import (
     ModelRef,
     PrompterRef,
     Proposal,
+    ProposerRef,
     Record,
     Thresholds,
     Verdict,
@@ -76,6 +78,107 @@ def save_tiny_pipeline(folder: Path, *, seed: int = 0, text_length: int = 77) ->
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_tiny_xl(folder: Path, *, seed: int = 0) -> Path:
+    """A StableDiffusionXLPipeline that draws 32x32 noise, on the tiny pipeline's parts."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    small: Any = StableDiffusionPipeline.from_pretrained(
+        save_tiny_pipeline(folder.with_name("parts"), seed=seed, text_length=48)
+    )
+    settings = small.text_encoder.config.to_dict() | {"projection_dim": 16}
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,  # both text encoders side by side
+        attention_head_dim=2,
+        norm_num_groups=4,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+    )
+    pipe = StableDiffusionXLPipeline(
+        vae=small.vae,
+        text_encoder=small.text_encoder,
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**settings)),
+        tokenizer=small.tokenizer,
+        tokenizer_2=small.tokenizer,
+        unet=unet,
+        scheduler=small.scheduler,
+        add_watermarker=False,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_tiny_sd3(folder: Path, *, seed: int = 0) -> Path:
+    """A StableDiffusion3Pipeline that draws 32x32 noise, with a T5 that reads letters."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+        StableDiffusionPipeline,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        T5Config,
+        T5EncoderModel,
+        T5Tokenizer,
+    )
+
+    small: Any = StableDiffusionPipeline.from_pretrained(
+        save_tiny_pipeline(folder.with_name("parts"), seed=seed, text_length=48)
+    )
+    settings = small.text_encoder.config.to_dict() | {"projection_dim": 16}
+    letters = [(letter, -2.0) for letter in string.ascii_lowercase]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -1.0)]
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,  # both CLIPs side by side
+        pos_embed_max_size=16,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 4),
+        layers_per_block=1,
+        norm_num_groups=2,
+        shift_factor=0.06,
+        scaling_factor=1.5,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=CLIPTextModelWithProjection(CLIPTextConfig(**settings)),
+        tokenizer=small.tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**settings)),
+        tokenizer_2=small.tokenizer,
+        text_encoder_3=T5EncoderModel(
+            T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        ),
+        tokenizer_3=T5Tokenizer(vocab=special + letters, extra_ids=0),
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
@@ -192,7 +295,7 @@ def a_run(
         taxonomy=taxonomy or load_taxonomy("miniature"),
         instructions=load_instructions("default"),
         proposer=proposer or ProposerConfig(),
-        proposers=(model,),
+        proposers=(ProposerRef.of(model),),
         verifier=VerifierConfig(),
         verifier_ref=model,
         versions={"torch": "2.13.0"},

@@ -3,32 +3,44 @@
     prompt(16 base prompts)
         -> group( chain( propose(32 proposals), verify(the same) ), chain(...), ... )
 
-Batches are cut here, upstream, at the size of one forward pass, and a message is a whole batch:
-that is what carries thousands of proposals a second through Redis. There is no chord and no
+Batches are cut here, upstream, and a message is a whole batch: that is what carries thousands of
+proposals a second through Redis. There is no chord and no
 result; that a run is complete is seen in the store.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from celery import Signature, chain, group
 
 from pipeline.config import Run
-from pipeline.types import DetailedPrompt, PromptBatch, ProposalBatch, seed_of
+from pipeline.routing import who_draws
+from pipeline.types import DetailedPrompt, PromptBatch, ProposalBatch, ProposerRef, seed_of
 from workers.celery import app
+
+T = TypeVar("T")
 
 
 def batches(run: Run, prompts: Iterable[DetailedPrompt]) -> Iterator[ProposalBatch]:
-    """Every proposal of these detailed prompts, in batches of one proposer each."""
-    images = [
-        (prompt, seed_of(prompt, image))
-        for prompt in prompts
-        for image in range(run.proposer.images_per_prompt)
-    ]
-    size = run.proposer.batch_size
-    for proposer in run.proposers:
-        for start in range(0, len(images), size):
-            some = images[start : start + size]
+    """Every proposal of these detailed prompts, in batches of one proposer each.
+
+    So a worker changes its adapter once a batch at most.
+    """
+    images: dict[ProposerRef, list[tuple[DetailedPrompt, int]]] = {}
+    for prompt in prompts:
+        for image in range(run.proposer.images_per_prompt):
+            for proposer in who_draws(run, prompt, image):
+                images.setdefault(proposer, []).append((prompt, seed_of(prompt, image)))
+    for proposer, drawn in images.items():
+        for some in _evenly(drawn, run.proposer.images_per_message):
             yield ProposalBatch.of(run.name, proposer, run.proposer.sampler, some)
+
+
+def _evenly(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Parts of at most so many, as few and as equal as can be: 32 and 1 would draw as 17 and 16."""
+    parts = -(-len(items) // most)
+    for part in range(parts):
+        yield items[len(items) * part // parts : len(items) * (part + 1) // parts]
 
 
 def send_prompts(batch: PromptBatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_process_init
 
 # Flower takes its options from here unless told otherwise: loopback, behind a login.
 os.environ.setdefault("FLOWER_CONF", str(Path(__file__).parent / "flowerconfig.py"))
@@ -35,4 +35,14 @@ def load_before_forking(sender: Any, **_: object) -> None:
             import_module(module)
 
 
+def compile_before_working(**_: object) -> None:
+    """A denoiser that is to be compiled is compiled before the first message: it takes minutes."""
+    from workers import resources
+    from workers.settings import settings
+
+    if "propose" in app.amqp.queues.consume_from and settings().proposer.compile:
+        resources.warm_up()
+
+
 worker_init.connect(load_before_forking)
+worker_process_init.connect(compile_before_working)

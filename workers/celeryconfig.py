@@ -29,6 +29,9 @@ worker_prefetch_multiplier = 1
 # One model in one process; `-c` raises it, for prompt workers that wait for an endpoint.
 worker_concurrency = 1
 
+# A child that compiles its model says only then that it lives.
+worker_proc_alive_timeout = 1800 if _settings().proposer.compile else 30
+
 task_default_queue = "prompt"
 
 broker_connection_retry_on_startup = True

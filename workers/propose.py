@@ -1,6 +1,7 @@
 """The propose queue: a batch of proposals is drawn, and its pictures are stored."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -11,7 +12,7 @@ from workers import attempts, resources
 from workers.celery import app
 
 if TYPE_CHECKING:
-    from pipeline.proposer.diffusion import Drawing
+    from pipeline.proposer.diffusion import Drawing, Proposer
 
 
 @app.task(name="propose", **attempts.PATIENT)
@@ -31,17 +32,44 @@ def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
             give_up(proposal, error)
         return message
 
-    def draw(proposals: Sequence[Proposal]) -> "list[Drawing]":
+    if missing:
         config = resources.run(batch.run).proposer
-        return resources.proposer(config, batch.proposer).draw(
-            [proposal.prompt.text for proposal in proposals],
-            [proposal.seed for proposal in proposals],
+        try:
+            proposer = attempts.persist(lambda: resources.proposer(config, batch.proposer.base))
+        except attempts.GivenUp as error:
+            for proposal in missing:
+                give_up(proposal, error)
+            return message
+        _draw(batch, missing, proposer, give_up)
+    return message
+
+
+def _draw(
+    batch: ProposalBatch,
+    missing: Sequence[Proposal],
+    proposer: "Proposer",
+    give_up: Callable[[Proposal, attempts.GivenUp], None],
+) -> None:
+    """Pass after pass; while one is drawn, the pictures of the last are encoded and stored."""
+    folder = resources.folder(batch.run)
+
+    def draw(some: Sequence[Proposal]) -> "list[Drawing]":
+        return proposer.draw(
+            [proposal.prompt.text for proposal in some],
+            [proposal.seed for proposal in some],
             batch.sampler,
+            batch.proposer.adapter,
         )
 
-    def keep(drawn: "tuple[Proposal, Drawing]") -> None:
-        proposal, drawing = drawn
+    def keep(proposal: Proposal, drawing: "Drawing") -> None:
         folder.write_image(proposal.id, encode(drawing, proposal))
 
-    list(resources.threads().map(keep, attempts.divide(missing, draw, give_up)))
-    return message
+    under_way: list[Future[None]] = []
+    left = list(missing)
+    while left:
+        size = proposer.batch_size(batch.sampler)  # it falls when memory runs out
+        some, left = left[:size], left[size:]
+        for proposal, drawing in attempts.divide(some, draw, give_up):
+            under_way.append(resources.threads().submit(keep, proposal, drawing))
+    for each in under_way:
+        each.result()

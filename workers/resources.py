@@ -2,11 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import ProposerConfig, Run, VerifierConfig
-from pipeline.types import ModelRef
+from pipeline.types import Adapter, ModelRef
 from storage.runs import RunFolder
+from workers import registry
 from workers.broker import Broker
 from workers.embedded import broker_url, store_of
 from workers.settings import settings
@@ -62,12 +64,34 @@ def askers() -> ThreadPoolExecutor:
 # Models are kept one at a time: two would hardly fit on one GPU.
 
 
+def proposer(config: ProposerConfig, base: ModelRef) -> "Proposer":
+    """The same one for runs that differ only in who draws what, and how much of it."""
+    others = {"route", "specialists", "images_per_prompt"}
+    return _proposer(config.model_dump_json(exclude=others), base)
+
+
 @lru_cache(maxsize=1)
-def proposer(config: ProposerConfig, ref: ModelRef) -> "Proposer":
+def _proposer(config: str, base: ModelRef) -> "Proposer":
     from pipeline.proposer.diffusion import DiffusionProposer
 
     _quiet()
-    return DiffusionProposer.load(config, ref)
+    state = settings().state_dir
+    return DiffusionProposer.load(
+        ProposerConfig.model_validate_json(config), base, adapter_folder, state / "batch-sizes.json"
+    )
+
+
+def warm_up() -> None:
+    """Load and compile the configured proposer, which runs under these settings will ask for."""
+    from pipeline.models import fingerprint
+
+    config = settings().proposer
+    proposer(config, fingerprint(config.model, "base")).warm_up(config.sampler)
+
+
+def adapter_folder(adapter: Adapter) -> Path:
+    """Where an adapter's files are on this machine; fetched from the store if need be."""
+    return registry.folder_of(adapter, store_of(settings()), settings().state_dir / "models")
 
 
 @lru_cache(maxsize=1)

@@ -65,6 +65,7 @@ def _judge(run_name: str, pictures: Sequence[Picture]) -> list[Record]:
             verifier=run.verifier_ref,
             verdict=verdict,
             unread_tokens=drawing.unread_tokens,
+            upcast=drawing.upcast,
         )
         for (proposal, png), drawing, verdict in zip(pictures, drawings, verdicts, strict=True)
     ]

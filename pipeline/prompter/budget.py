@@ -105,11 +105,19 @@ def budget_of(run: Run) -> Budget:
 
     Raises ModelError if a model's tokenizer is not on this machine and no hub has it.
     """
-    proposers = [_proposer_readers(ref) for ref in run.proposers]
+    readers = _proposer_readers(run.proposers[0].base)  # all draw on it
+    tokens = {ref.adapter.token for ref in run.proposers if ref.adapter and ref.adapter.token}
     fit = ("proposer", "verifier") if run.prompter.fit == "both" else ("proposer",)
-    # Of several proposers, the least patient one decides.
-    narrowest = min(proposers, key=lambda readers: max(reader.limit for reader in readers))
-    return Budget({"proposer": narrowest, "verifier": (_verifier_reader(run.verifier_ref),)}, fit)
+    proposer = tuple(_after(reader, tokens) for reader in readers)
+    return Budget({"proposer": proposer, "verifier": (_verifier_reader(run.verifier_ref),)}, fit)
+
+
+def _after(reader: Reader, words: set[str]) -> Reader:
+    """A reader of what a specialist is given: its rare word, the longest there is, and the text."""
+    if not words:
+        return reader
+    longest = max(sorted(words), key=reader.count)
+    return Reader(lambda text: reader.count(f"{longest} {text}"), reader.limit)
 
 
 @lru_cache(maxsize=16)

@@ -94,7 +94,9 @@ def _readme(card: Card) -> str:
     )  # fmt: skip
     return (
         f"---\n{front}\n---\n\n# A specialist for {card.category}\n\n"
-        f"Trained by DreamBooth. With diffusers: `{use}`.\n\n|  |  |\n|---|---|\n{table}\n\n"
+        f"Trained by DreamBooth. With diffusers: `{use}`.\n\n"
+        "![the same prompts and seeds before the training and after](samples.png)\n\n"
+        f"|  |  |\n|---|---|\n{table}\n\n"
         f"## Prompts\n\n{_list(card.prompts)}\n{_class(card)}\n"
         f"## Pictures, by the SHA-256 of their pixels\n\n{_hashes(card.instances)}"
     )

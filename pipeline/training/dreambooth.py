@@ -30,7 +30,7 @@ from pipeline.training.examples import Examples, dealt, join
 from pipeline.training.loop import Loop, Watch, check_owner
 from pipeline.training.lora import add_adapters, save_adapters
 from pipeline.training.plans import DreamBoothConfig, Plan
-from pipeline.training.validation import draw_grid
+from pipeline.training.validation import draw_grid, save_samples
 from pipeline.types import digest
 
 CHECKPOINTS = "checkpoints"
@@ -107,6 +107,7 @@ def train(plan: Plan, to: Path, cache: Path, watch: Watch, *, cpu: bool = False)
     if accelerator.is_main_process:
         with loop.averaged():
             _save(pipe, config, to, text_encoders)
+        save_samples(to)
         write_card(card, to)
     accelerator.wait_for_everyone()
     return Trained(to, card, new=True)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 from PIL.Image import Image
 
 from pipeline.config import VerifierConfig
+from pipeline.devices import device_of, dtype_of
 from pipeline.errors import ModelError, PpvError, ServiceError
 from pipeline.models import check_folder, folder_of, location
-from pipeline.proposer.diffusion import device_of, dtype_of
 from pipeline.types import ClauseScore, ModelRef, Thresholds, Verdict
 from pipeline.verifier.clauses import aggregate, split_clauses
 

@@ -14,6 +14,7 @@ from workers.cli import (
     enqueue,
     evaluate,
     export,
+    models,
     prompts,
     report,
     reproduce,
@@ -53,6 +54,7 @@ for name, group in (
     ("prompts", prompts.prompts),
     ("evaluate", evaluate.evaluate),
     ("train", train.train),
+    ("models", models.models),
 ):
     cli.add_typer(group, name=name)
 

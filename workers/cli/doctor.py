@@ -77,7 +77,7 @@ def _model(stage: str) -> str:
 def _device() -> str:
     import torch
 
-    from pipeline.proposer.diffusion import device_of, dtype_of
+    from pipeline.devices import device_of, dtype_of
     from workers.settings import settings
 
     config = settings().proposer

@@ -23,8 +23,8 @@ from workers.settings import settings
 
 def estimate(bases: Iterable[BasePrompt], name: str, *, json: bool) -> None:
     """Print requests, tokens and dollars, live and through the batches endpoint."""
-    run = new_run(settings(), name)
     with open_for_reading() as store:
+        run = new_run(settings(), name, store)
         figures = count(run, bases, Answers(store), RunFolder(store, name))
     dollars_live = _dollars(run, figures, batch=False)
     dollars_batch = _dollars(run, figures, batch=True)

@@ -80,3 +80,91 @@ def prompts(
         console.print(f"note: {note}", markup=False, highlight=False)
     if to:
         print(to)
+
+
+def _check_run_name(name: str | None) -> str | None:
+    from storage.runs import check_run_name
+
+    return None if name is None else check_run_name(name)
+
+
+@evaluate.command()
+def proposers(
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Base prompts, as for ppv run: every proposer draws them, from the same seeds.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            help="The run's name; by default that of the file, and -proposers.",
+            callback=_check_run_name,
+        ),
+    ] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            "--of",
+            metavar="RUN",
+            help="A run that is there, instead of FILE; nothing is drawn.",
+            callback=_check_run_name,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where proposers.html, .json and .png go; ppv-out/RUN by default."),
+    ] = None,
+    format: options.InputFormat = None,
+    resamples: Annotated[
+        int, typer.Option(min=100, max=100_000, help="Of the prompts, for the paired intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 20_260_401,
+    as_json: options.Json = False,
+    set_: options.Set = None,
+) -> None:
+    """Compare the base, its specialists and the ensemble on the same prompts and seeds.
+
+    Every prompt of FILE is drawn by every proposer, through the queues like any run; the same call
+    again draws what is missing and measures anew.
+    """
+    import json
+
+    from rich.console import Console
+
+    from pipeline.errors import InputError
+    from storage.runs import RunFolder
+    from workers.cli import evaluate_proposers as work
+    from workers.cli.session import open_for_reading, session
+    from workers.settings import override
+
+    if (file is None) == (of is None) or (of is not None and name is not None):
+        raise InputError("give a FILE of base prompts to draw, or --of RUN to measure a run")
+    failed = False
+    if file is None:
+        assert of is not None
+        with open_for_reading() as store:
+            folder = RunFolder(store, of)
+            evaluated = work.evaluate_run(folder, resamples, seed)
+            paths = work.write(evaluated, folder, out or Path("ppv-out") / folder.name)
+    else:
+        override("proposer.route=all")
+        with session() as here:
+            folder = work.draw(here, file, name or work.run_name_for(file), format)
+            evaluated = work.evaluate_run(folder, resamples, seed)
+            paths = work.write(evaluated, folder, out or Path("ppv-out") / folder.name)
+            failed = work.list_failed(folder)
+    if as_json:
+        print(json.dumps(work.as_json(evaluated)))
+    else:
+        console = Console()
+        for table in work.tables(evaluated.evaluation):
+            console.print(table)
+        for note in evaluated.notes:
+            console.print(f"note: {note}", markup=False, highlight=False)
+        print(*(f"{kind:<5} {path}" for kind, path in paths.items()), sep="\n")
+    if failed:
+        raise typer.Exit(1)

@@ -25,10 +25,10 @@ def reproduce(
     import numpy as np
 
     from pipeline.pictures import decode, encode
-    from pipeline.proposer.diffusion import DiffusionProposer
     from storage.progress import records
     from storage.runs import RunFolder
     from workers.cli.session import open_for_reading
+    from workers.resources import proposer
 
     with open_for_reading() as store:
         folder = RunFolder(store, run)
@@ -37,10 +37,10 @@ def reproduce(
         if found is None:
             raise InputError(f"run {run!r} has no record of proposal {proposal!r}")
         before = decode(folder.read_image(found.id)).image
-    what = found.proposal
-    drawing = DiffusionProposer.load(config, what.proposer).draw(
-        [what.prompt.text], [what.seed], what.sampler
-    )[0]
+        what = found.proposal
+        drawing = proposer(config, what.proposer.base).draw(
+            [what.prompt.text], [what.seed], what.sampler, what.proposer.adapter
+        )[0]
     if to:
         to.write_bytes(encode(drawing, what))
     difference = np.abs(np.asarray(before, np.int16) - np.asarray(drawing.image, np.int16))

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ import typer
 from workers.cli import options
 
 if TYPE_CHECKING:
+    from pipeline.training.card import Card
     from pipeline.training.loop import Point, Watch
     from pipeline.training.plans import Plan
 
@@ -32,6 +34,13 @@ def proposer(
     to: Annotated[Path, typer.Option(help="Folder for the adapter, its card and its page.")],
     category: Annotated[
         str | None, typer.Option(help="The hand-pose category, of the configured taxonomy.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs will call it in the store's models; by default its category. "
+            "With --all: what stands before each category."
+        ),
     ] = None,
     instances: Annotated[
         Path | None,
@@ -86,6 +95,7 @@ def proposer(
 ) -> None:
     """Train a specialist of one category by DreamBooth, or with --all one for each.
 
+    It lands in the store's models, from where runs draw with it: --set proposer.route=specialist.
     The pictures are checked before any model is loaded. The same call again goes on where the last
     one stopped. On several GPUs: accelerate launch $(which ppv) train ...
     """
@@ -93,6 +103,7 @@ def proposer(
     from pipeline.models import fingerprint
     from pipeline.taxonomy import load_taxonomy
     from pipeline.training.categories import category_folders, check_category
+    from workers.cli.session import open_for_reading
     from workers.settings import settings
 
     if all_ is None and (category is None or instances is None):
@@ -131,10 +142,14 @@ def proposer(
         here.proposer.sampler,
     )
     plans = [plan_training(n, path, taxonomy, ref, config) for n, path in folders.items()]
-    for plan in plans:
+    names = [_name(plan.category, name, many=all_ is not None) for plan in plans]
+    with open_for_reading():
+        pass  # a store that is away ends this before hours are spent
+    for plan, each in zip(plans, names, strict=True):
         folder = to / plan.category if all_ is not None else to
         _train(
             plan,
+            each,
             folder,
             cache or here.state_dir / "class-images",
             cpu=here.proposer.device == "cpu",
@@ -142,7 +157,13 @@ def proposer(
         )
 
 
-def _train(plan: "Plan", to: Path, cache: Path, *, cpu: bool, as_json: bool) -> None:
+def _name(category: str, name: str | None, *, many: bool) -> str:
+    from pipeline.specialists import check_model_name
+
+    return check_model_name(f"{name}-{category}" if name and many else name or category)
+
+
+def _train(plan: "Plan", name: str, to: Path, cache: Path, *, cpu: bool, as_json: bool) -> None:
     """One specialist, and its page, which is written even if the training fails."""
     import json
 
@@ -172,15 +193,31 @@ def _train(plan: "Plan", to: Path, cache: Path, *, cpu: bool, as_json: bool) -> 
         return
     write_training_page(to, to / PAGE)
     card = trained.card
+    reference = _register(name, to, card)
     if as_json:
-        print(json.dumps({"folder": str(to), "new": trained.new, "card": card.model_dump()}))
+        said = {"folder": str(to), "model": reference, "new": trained.new}
+        print(json.dumps(said | {"card": card.model_dump()}))
         return
     losses = ", ".join(f"{name} {value:.4f}" for name, value in card.losses.items())
     print(
         f"{plan.category}: {card.steps:,} steps, {losses}; {card.images_per_s:.2f} images/s, "
         f"peak memory {card.peak_memory_bytes / 2**20:,.0f} MiB\n"
-        f"adapter  {to}\npage     {to / PAGE}"
+        f"adapter  {to}\npage     {to / PAGE}\nmodel    {reference}"
     )
+
+
+def _register(name: str, folder: Path, card: "Card") -> str:
+    """Keeps it in the store's models; how runs name it."""
+    from pipeline.specialists import describe
+    from storage.models import Models
+    from workers.cli.session import open_for_reading
+
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    token = str(card.config["token"])
+    specialist = describe(folder, name, made, card.category, token, card.base)
+    with open_for_reading() as store:
+        Models(store).add(specialist, folder)
+    return specialist.reference
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Everything is placed in inches from the upper left corner, so that a bar is as h
 among forty. The font is the one that comes with matplotlib.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,12 @@ ENDINGS = (".png", ".svg")
 CARD, EDGE, INK, QUIET = "#ffffff", "#dedad1", "#1f1e1b", "#66625a"  # the strip's
 GREEN, ALARM = "#2c7a52", "#a8432f"  # likewise
 BAR = "#8fbda3"  # GREEN, paler: ticks and numbers stand out against it
+HEAT = (
+    "#f5edd3", "#dee2c8", "#c6d7bc", "#afcbb1", "#97c0a6", "#7fb59b", "#689c8b", "#4a7d75",
+    "#3b6c6c", "#26555c", "#0f3f4d",
+)  # fmt: skip
+"""From least to most. Each is darker than the one before, whatever colours an eye can tell."""
+DARK_HEAT = 7  # from this one on, words are light
 ARMS = (GREEN, "#c07a1f", "#34659c", "#a8432f", "#76508f", "#4c8f93", "#b5628b", "#7b7a35")
 DPI = 160
 
@@ -44,6 +51,13 @@ ARM_IN = 0.38  # of the comparison: a name and the bar below it
 PANEL_IN = 2.55
 PANELS_ACROSS = 4
 ARM_CHARACTERS = 34
+
+CELL_IN, CELL_HIGH_IN = 0.62, 0.32  # of a heat map
+MAPS_ACROSS_IN = 15.0  # two maps stand side by side if they are no wider than this together
+LABEL_LETTER_IN = 0.085  # on average
+UPRIGHT_CHARACTERS = 8  # longer names of columns are tilted
+TILT_DEG = 40
+LEAST_SPAN = 0.2  # of a colour scale: chance must not look like a gulf
 
 
 def check_ending(to: Path) -> None:
@@ -271,6 +285,132 @@ def _draw_panel(
             axes.vlines(value.limit, bar - 0.18, bar + 0.18, color=INK, linewidth=1.5)
 
 
+# Heat maps
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Shares by row and column; None: nothing is known. outlined: (row, column) of some cells."""
+
+    name: str
+    line: str
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float | None]]  # in [0, 1]
+    outlined: frozenset[tuple[int, int]] = frozenset()
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Which shares the first and the last colour stand for: whole tenths around all values."""
+        known = [value for row in self.values for value in row if value is not None]
+        low = math.floor(10 * min(known, default=0.0)) / 10
+        high = math.ceil(10 * max(known, default=1.0)) / 10
+        if high - low < LEAST_SPAN:
+            low = max(0.0, min(low, high - LEAST_SPAN))
+            high = max(high, low + LEAST_SPAN)
+        return low, high
+
+    def heat(self, value: float) -> int:
+        """The place of the value's colour in HEAT."""
+        low, high = self.scale
+        return round((len(HEAT) - 1) * (value - low) / (high - low))
+
+    @property
+    def reading(self) -> str:
+        """How to read it, in words."""
+        low, high = self.scale
+        return f"{self.line}; darker is more, from {share(low)} to {share(high)}"
+
+
+def draw_heat_maps(title: str, line: str, maps: Sequence[HeatMap], to: Path) -> None:
+    """Each map with its values in the cells.
+
+    line: what stands below the title. Raises InputError for the wrong ending, or where the file
+    cannot be written.
+    """
+    check_ending(to)
+    sizes = [_map_size(each) for each in maps]
+    widest = max((width for width, _ in sizes), default=PANEL_IN)
+    across = 2 if len(maps) > 1 and 2 * widest + GAP_IN <= MAPS_ACROSS_IN else 1
+    lines = [sizes[start : start + across] for start in range(0, len(sizes), across)]
+    heights = [max(height for _, height in each) for each in lines]
+    with _drawing():
+        from matplotlib.figure import Figure
+
+        page = _Page(
+            Figure(facecolor=CARD),
+            width_in=2 * MARGIN_IN + across * widest + (across - 1) * GAP_IN,
+            height_in=2 * MARGIN_IN + TITLE_IN + TITLE_LINE_IN + sum(heights)
+            + GAP_IN * max(0, len(heights) - 1),
+        )  # fmt: skip
+        page.title(title, line)
+        for index, each in enumerate(maps):
+            above = heights[: index // across]
+            left = MARGIN_IN + index % across * (widest + GAP_IN)
+            top = MARGIN_IN + TITLE_IN + TITLE_LINE_IN + sum(above) + GAP_IN * len(above)
+            _draw_map(page, each, left, top)
+        page.save(to)
+
+
+def _map_size(heat: HeatMap) -> tuple[float, float]:
+    """Width and height in inches."""
+    width = _names_in(heat) + len(heat.columns) * CELL_IN + _overhang_in(heat)
+    words = LABEL_LETTER_IN * max(len(heat.name), SMALL_PT / TEXT_PT * len(heat.reading))
+    return max(width, words), HEAD_IN + _labels_in(heat) + len(heat.rows) * CELL_HIGH_IN
+
+
+def _names_in(heat: HeatMap) -> float:
+    """How wide the names of the rows are."""
+    longest = max((min(len(name), ARM_CHARACTERS) for name in heat.rows), default=0)
+    return 0.15 + longest * LABEL_LETTER_IN
+
+
+def _tilted(heat: HeatMap) -> bool:
+    return max(map(len, heat.columns), default=0) > UPRIGHT_CHARACTERS
+
+
+def _labels_in(heat: HeatMap) -> float:
+    """How high the names of the columns are."""
+    if not _tilted(heat):
+        return 0.24
+    longest = max(min(len(name), ARM_CHARACTERS) for name in heat.columns)
+    return 0.2 + longest * LABEL_LETTER_IN * 0.9 * math.sin(math.radians(TILT_DEG))
+
+
+def _overhang_in(heat: HeatMap) -> float:
+    """How far the last column's tilted name reaches beyond it."""
+    return (_labels_in(heat) - 0.2) if _tilted(heat) else 0.0
+
+
+def _draw_map(page: "_Page", heat: HeatMap, left: float, top: float) -> None:
+    page.head(heat.name, heat.reading, left, top)
+    left, top = left + _names_in(heat), top + HEAD_IN + _labels_in(heat)
+    rows, columns = len(heat.rows), len(heat.columns)
+    tilt, ha, into = (TILT_DEG, "left", 0.35) if _tilted(heat) else (0, "center", 0.5)
+    for x, name in enumerate(heat.columns):
+        at = left + (x + into) * CELL_IN
+        words = shorten(name, ARM_CHARACTERS)
+        page.text(at, top - 0.06, words, TEXT_PT, QUIET, ha=ha, va="bottom", rotation=tilt)
+    axes = page.axes(left, top, columns * CELL_IN, rows * CELL_HIGH_IN, rows)
+    axes.set_xlim(-0.5, columns - 0.5)
+    for y, (name, values) in enumerate(zip(heat.rows, heat.values, strict=True)):
+        middle = top + (y + 0.5) * CELL_HIGH_IN
+        page.text(left - 0.1, middle, shorten(name, ARM_CHARACTERS), TEXT_PT, INK, ha="right")
+        for x, value in enumerate(values):
+            warmth = None if value is None else heat.heat(value)
+            color = EDGE if warmth is None else HEAT[warmth]
+            axes.barh(y, 0.96, height=0.92, left=x - 0.48, color=color)
+            words = "\N{EN DASH}" if value is None else share(value)
+            ink = CARD if warmth is not None and warmth >= DARK_HEAT else INK
+            page.text(left + (x + 0.5) * CELL_IN, middle, words, TEXT_PT, ink, ha="center")
+    for y, x in sorted(heat.outlined):
+        for inset, color, width in ((0.0, INK, 2.0), (0.04, CARD, 1.0)):  # to be seen on any heat
+            axes.barh(
+                y, 0.96 - 2 * inset, height=0.92 - 4 * inset, left=x - 0.48 + inset, fill=False,
+                edgecolor=color, linewidth=width, clip_on=False,
+            )  # fmt: skip
+
+
 # Paper and pen
 
 
@@ -293,12 +433,12 @@ class _Page:
 
     def text(
         self, x: float, y: float, text: str, size_pt: float, color: str, ha: str = "left",
-        va: str = "center", weight: str = "normal",
+        va: str = "center", weight: str = "normal", rotation: float = 0,
     ) -> None:  # fmt: skip
         width, height = self._size
         self._figure.text(
             x / width, 1 - y / height, visible(text), fontsize=size_pt, color=color, ha=ha, va=va,
-            fontweight=weight,
+            fontweight=weight, rotation=rotation, rotation_mode="anchor",
         )  # fmt: skip
 
     def axes(self, left: float, top: float, width_in: float, height_in: float, rows: int) -> "Axes":
