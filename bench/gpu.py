@@ -52,7 +52,7 @@ from bench.drawing import (
     timed,
 )
 from bench.sdxl import save_sdxl
-from pipeline.config import MINIATURE, ProposerConfig
+from pipeline.config import MINIATURE, Dtype, ProposerConfig
 from pipeline.devices import device_of
 from pipeline.models import fingerprint
 from pipeline.proposer.batches import name_of
@@ -86,6 +86,7 @@ def main(
     batches: Annotated[str, typer.Option(help="Images in one pass.")] = "1,4,8,16",
     images: Annotated[int, typer.Option(help="That the pipeline draws.")] = 128,
     turns: Annotated[int, typer.Option(help="Of stock and of ours.")] = 2,
+    dtype: Annotated[Dtype, typer.Option(help="Of ours, on a GPU.")] = "bfloat16",
 ) -> None:
     """Measure, print tables, and write the figures."""
     wanted = parts.split(",")
@@ -94,14 +95,15 @@ def main(
     sizes = [int(each) for each in batches.split(",")]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         os.environ["PPV_STATE_DIR"] = folder
-        work = prepare(Path(folder), steps, size, max(sizes))
+        work = prepare(Path(folder), dtype, steps, size, max(sizes))
         figures = Figures(json_file, work)
         stack.callback(figures.show)  # also of what came before a failure
         held: dict[Side, Executor] = {
             side: stack.enter_context(process()) for side in ("stock", "ours", "float32")
         }
         if sides := [side for side in ("stock", "ours") if side in wanted]:
-            figures.add(alone(held, work, sides, sizes, turns))
+            for batch in sizes:
+                figures.add(alone(held, work, sides, batch, turns))
         if "drift" in wanted:
             figures.add(drift(held, work))
         if "pipeline" in wanted:
@@ -112,7 +114,7 @@ def main(
                     figures.add(own.submit(work_of, work, Path(folder)).result())
 
 
-def prepare(folder: Path, steps: int | None, size: int | None, batch: int) -> Work:
+def prepare(folder: Path, dtype: Dtype, steps: int | None, size: int | None, batch: int) -> Work:
     """The model and the switches that are best here."""
     device = device_of("auto")
     if device.type == "cuda":
@@ -122,7 +124,7 @@ def prepare(folder: Path, steps: int | None, size: int | None, batch: int) -> Wo
         side = size or 1024
         config = ProposerConfig(
             model=str(model),
-            dtype="bfloat16",
+            dtype=dtype,
             compile=True,
             sampler=sampler.model_copy(update={"height": side, "width": side}),
         )
@@ -159,10 +161,7 @@ class Figures:
 
     def add(self, found: dict[str, Any]) -> None:
         """Figures by name; those that are by side or batch join what is there."""
-        for name, value in found.items():
-            there = self._all.get(name)
-            both = isinstance(value, dict) and isinstance(there, dict)
-            self._all[name] = {**there, **value} if both else value
+        self._all = _joined(self._all, found)
         self._all |= self._speedup()
         if self._file:
             self._file.write_text(json.dumps(self._all, indent=1) + "\n")
@@ -189,6 +188,16 @@ class Figures:
         out.print(table)
 
 
+def _joined(there: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Both, level by level; what was found now wins."""
+    joined = dict(there)
+    for name, value in found.items():
+        old = there.get(name)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        joined[name] = _joined(old, value) if both else value
+    return joined
+
+
 def _rates_table(figures: dict[str, Any], title: str) -> Table:
     """A row for each batch size of each side."""
     table = Table("", "batch", "images/s", "peak memory, MB", title=title)
@@ -198,7 +207,7 @@ def _rates_table(figures: dict[str, Any], title: str) -> Table:
             table.add_row(
                 side,
                 batch,
-                f"{rate:.3f}" if rate else "out of memory",
+                f"{rate:.3f}" if rate else "cannot",
                 f"{peak / MB:,.0f}" if peak else "",
             )
     return table
@@ -214,29 +223,25 @@ def _shown(value: object) -> str:
 
 
 def alone(
-    held: dict[Side, Executor], work: Work, sides: Sequence[Side], sizes: Sequence[int], turns: int
+    held: dict[Side, Executor], work: Work, sides: Sequence[Side], batch: int, turns: int
 ) -> dict[str, Any]:
-    """Images a second and peak memory by side and batch, all turns taken together."""
-    rates: dict[str, dict[str, float | None]] = {side: {} for side in sides}
-    peaks: dict[str, dict[str, int]] = {side: {} for side in sides}
-    for batch in sizes:
-        drawn: dict[str, list[Drawn | None]] = {side: [] for side in sides}
-        for _ in range(turns):
-            for side in sides:
-                drawn[side].append(measure(held[side], side, work, batch, IMAGES_PER_TURN))
-        for side, each in drawn.items():
-            whole = [one for one in each if one is not None]
-            rates[side][str(batch)] = None
-            if whole:
-                seconds = statistics.mean(one.seconds_per_image for one in whole)
-                rates[side][str(batch)] = 1 / seconds
-                peaks[side][str(batch)] = max(one.peak_bytes for one in whole)
+    """Images a second and peak memory of each side, all turns taken together."""
+    drawn: dict[Side, list[Drawn]] = {side: [] for side in sides}
+    for _ in range(turns):
+        for side in sides:
+            took = measure(held[side], side, work, batch, IMAGES_PER_TURN)
+            drawn[side] += [took] if took else []
+    rates, peaks = {}, {}
+    for side, each in drawn.items():
+        seconds = [took.seconds_per_image for took in each]
+        rates[side] = {str(batch): 1 / statistics.mean(seconds) if seconds else None}
+        peaks[side] = {str(batch): max((took.peak_bytes for took in each), default=None)}
     found = {"images_per_s": rates, "peak_bytes": peaks}
     return found | (held["ours"].submit(effort, work).result() if "ours" in sides else {})
 
 
 def measure(pool: Executor, side: Side, work: Work, batch: int, images: int) -> Drawn | None:
-    """So many images in the side's process, or one batch; None: out of memory."""
+    """So many images in the side's process, or one batch; None: they cannot be drawn."""
     return pool.submit(timed, side, work, batch, max(images, batch), next(fresh)).result()
 
 
@@ -273,7 +278,7 @@ def pipeline(ours: Executor, work: Work, images: int) -> dict[str, Any]:
     def ours_alone() -> Drawn:
         drawn = measure(ours, "ours", work, batch, images // 4)
         if drawn is None:
-            raise typer.BadParameter(f"{batch} images do not fit: take smaller --batches")
+            raise RuntimeError(f"{batch} images do not fit: take smaller --batches")
         return drawn
 
     with services(settings), celery_worker(settings, "propose") as worker:
@@ -302,7 +307,7 @@ def through(worker: Child, settings: Settings, name: str, images: int) -> float:
     folder = dispatch.open_run(store_of(settings), settings, name)
     prompts = [
         DetailedPrompt(id=digest([name, n]), base="a hand", index=0, text=text, category="power")
-        for n, text in enumerate(texts(images))
+        for n, text in enumerate(texts(images, next(fresh)))
     ]
     batches = list(canvas.batches(folder.read(), prompts))
     started = time.monotonic()

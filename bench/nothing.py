@@ -10,7 +10,7 @@ from functools import lru_cache
 from PIL import Image
 
 from pipeline.config import ProposerConfig, VerifierConfig
-from pipeline.proposer.diffusion import Drawing
+from pipeline.proposer.diffusion import Drawing, Effort
 from pipeline.types import (
     Adapter,
     BasePrompt,
@@ -60,6 +60,8 @@ class EmptyDescriber:
 class EmptyProposer:
     """Draws nothing."""
 
+    effort = Effort()
+
     def draw(
         self,
         texts: Sequence[str],
@@ -71,6 +73,9 @@ class EmptyProposer:
 
     def batch_size(self, sampler: Sampler) -> int:
         return 1024
+
+    def warm_up(self, sampler: Sampler) -> None:
+        pass
 
 
 class EmptyVerifier:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import ModelError
 from pipeline.specialists import MODEL, Specialist, files_of
+from pipeline.training.card import CARD
 from pipeline.types import Adapter
 from storage.objects import ObjectNotFound, ObjectStore
 
@@ -91,6 +92,13 @@ class Models:
             shutil.rmtree(partial)
             if not to.is_dir():
                 raise
+
+    def card(self, adapter: Adapter) -> bytes | None:
+        """What its training wrote of it; None if it was made elsewhere."""
+        try:
+            return self._store.get(f"models/{adapter.name}/{adapter.version}/{CARD}")
+        except ObjectNotFound:
+            return None
 
     def _key(self, specialist: Specialist, inner: str) -> str:
         return f"models/{specialist.name}/{specialist.version}/{inner}"

@@ -108,7 +108,7 @@ def test_texts_are_encoded_afresh_where_somebody_trains(saved: Saved) -> None:
 
 def test_a_specialist_reads_its_token_and_its_own_encodings(saved: Saved) -> None:
     proposer = _load(saved(save_tiny_pipeline))
-    proposer._adapters = louder = _Louder(proposer._pipe.text_encoder)  # type: ignore[assignment]
+    proposer.adapters = louder = _Louder(proposer._pipe.text_encoder)  # type: ignore[assignment]
     room = 77 - 2
     alone, named = ("a" * room, "a" * (room - 3))
     (base,) = proposer.draw([alone], [1], SAMPLER)

@@ -5,11 +5,14 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
+from celery.utils.log import get_task_logger
 
 from pipeline.pictures import encode
 from pipeline.types import Proposal, ProposalBatch
 from workers import attempts, resources
 from workers.celery import app
+
+logger = get_task_logger(__name__)
 
 if TYPE_CHECKING:
     from pipeline.proposer.diffusion import Drawing, Proposer
@@ -73,3 +76,4 @@ def _draw(
             under_way.append(resources.threads().submit(keep, proposal, drawing))
     for each in under_way:
         each.result()
+    logger.info("%s: %s", batch.id, proposer.effort.summary())

@@ -1,7 +1,9 @@
 """Which adapter a name stands for, and where its files are on this machine."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import ProposerConfig
 from pipeline.errors import ModelError
@@ -10,6 +12,7 @@ from pipeline.routing import check_routes, specialised
 from pipeline.shipped import nearest
 from pipeline.specialists import Specialist, check_model_name, shipped
 from pipeline.taxonomy import Taxonomy
+from pipeline.training.card import CARD
 from pipeline.types import BASE, Adapter, ModelRef, ProposerRef
 from storage.models import Models
 from storage.objects import ObjectStore
@@ -87,6 +90,18 @@ def folder_of(adapter: Adapter, store: ObjectStore, cache: Path) -> Path:
         to.parent.mkdir(parents=True, exist_ok=True)
         Models(store).fetch(adapter, to)
     return to
+
+
+def card_of(adapter: Adapter, store: ObjectStore) -> dict[str, Any]:
+    """What its training wrote of it; nothing of an adapter that has no card, or a broken one."""
+    ours = [folder for each, folder in shipped() if each.weights == adapter.weights]
+    file = ours[0] / CARD if ours else None
+    data = file.read_bytes() if file and file.exists() else Models(store).card(adapter)
+    try:
+        card = json.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return card if isinstance(card, dict) else {}
 
 
 def _all(name: str, store: ObjectStore) -> Iterator[Specialist]:

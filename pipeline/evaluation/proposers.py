@@ -316,7 +316,7 @@ class _Sums(NamedTuple):
     as_asked: int = 0
 
     def plus(self, other: "_Sums") -> "_Sums":
-        return _Sums(*(a + b for a, b in zip(self, other, strict=True)))
+        return _Sums._make(a + b for a, b in zip(self, other, strict=True))
 
 
 @dataclass(frozen=True)

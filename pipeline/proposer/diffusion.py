@@ -53,9 +53,21 @@ class Effort:
     upcasts: int = 0
     halvings: int = 0  # of the batch size, out of memory
 
+    def summary(self) -> str:
+        """For a log; switches and recompiles also per 1,000 images."""
+        thousands = max(1, self.images) / 1000
+        return (
+            f"{self.images:,} images in {self.passes:,} passes since the start; "
+            f"{self.switches:,} switches ({self.switches / thousands:.0f} per 1,000), "
+            f"{self.recompiles:,} recompiles ({self.recompiles / thousands:.0f}), "
+            f"{self.upcasts:,} decoded again in float32, {self.halvings:,} halvings of the batch"
+        )
+
 
 class Proposer(Protocol):
     """Whatever draws."""
+
+    effort: Effort
 
     def draw(
         self,
@@ -68,6 +80,9 @@ class Proposer(Protocol):
     def batch_size(self, sampler: Sampler) -> int:
         """Images of one pass, now."""
         ...
+
+    def warm_up(self, sampler: Sampler) -> None:
+        """Have everything compiled that pictures of this sampler need."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,7 @@ class DiffusionProposer:
     ) -> None:
         self.effort = Effort()
         self._pipe = pipe
-        self._adapters = adapters
+        self.adapters = adapters
         self._batches = batches or Batches(config)
         self._texts = Texts(pipe, config.text_cache if owned else 0)
         self._decoder = Decoder(pipe, config.vae_slices)
@@ -221,7 +236,7 @@ class DiffusionProposer:
         return self._batches.run(wishes, sampler, lambda some: self._draw(some, negative, sampler))
 
     def _read(self, texts: list[str], sampler: Sampler) -> list[Encoded]:
-        key = self._adapters.text_key if self._adapters else ""
+        key = self.adapters.text_key if self.adapters else ""
         return self._batches.run(texts, sampler, lambda some: self._texts.read(some, key))
 
     def _draw(
@@ -267,9 +282,9 @@ class DiffusionProposer:
 
     def _use(self, adapter: Adapter | None) -> None:
         """Draw with this adapter, or with none, from now on."""
-        if self._adapters is not None:
-            self._adapters.use(adapter)
-            self.effort.switches = self._adapters.switches
+        if self.adapters is not None:
+            self.adapters.use(adapter)
+            self.effort.switches = self.adapters.switches
         elif adapter is not None:
             _no_store(adapter)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich import box
@@ -27,17 +27,15 @@ from pipeline.evaluation.proposers import (
     own_specialists,
 )
 from pipeline.miniature.truth import JUDGE, Truth, truth
-from pipeline.specialists import shipped
 from pipeline.taxonomy import load_taxonomy
-from pipeline.types import Adapter, Record
+from pipeline.types import Record
 from storage.objects import ObjectNotFound, ObjectStore
 from storage.progress import Progress, Tally, records
 from storage.runs import RunFolder
 from workers import dispatch
 from workers.cli.session import Session
-from workers.cli.show import console, showing
-from workers.cli.work import list_failures
-from workers.fleet import Crew, Watch
+from workers.cli.show import console
+from workers.cli.work import list_failures, see_through
 from workers.inputs import Format, read_bases, run_name_of
 from workers.pages.charts import draw_heat_maps, share
 from workers.pages.proposers import (
@@ -57,6 +55,7 @@ from workers.pages.proposers import (
     write_proposers_page,
 )
 from workers.pages.wording import count, visible
+from workers.registry import card_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,14 +95,7 @@ def draw(here: Session, file: str, name: str, format: Format | None) -> RunFolde
     bases = read_bases(file, format)
     check_comparable(dispatch.new_run(here.settings, name, here.store))
     folder = dispatch.open_run(here.store, here.settings, name)
-    with showing() as show, Crew(here.settings, here.children) as crew:
-        watch = Watch(folder, here.settings, here.broker, crew, show)
-        counts = dispatch.enqueue(
-            folder, bases, here.broker, here.settings.dispatch, while_waiting=watch.look
-        )
-        if counts.known:  # an earlier call was cut off, and its messages may be gone
-            watch.doubt()
-        tally = watch.until_done()
+    _, tally = see_through(here, folder, bases)
     if here.broker.is_cancelled(folder.name):
         console.print(f"run {folder.name} was cancelled; `ppv resume {folder.name}` goes on")
         raise typer.Exit(1)
@@ -215,7 +207,7 @@ def seen_texts(store: ObjectStore, run: Run) -> tuple[set[str], list[str]]:
     texts: set[str] = set()
     unknown = []
     for adapter in (ref.adapter for ref in run.proposers if ref.adapter):
-        card = _card(store, adapter)
+        card = card_of(adapter, store)
         prompts = card.get("prompts")
         if not isinstance(prompts, list):
             unknown.append(adapter.name)
@@ -226,22 +218,6 @@ def seen_texts(store: ObjectStore, run: Run) -> tuple[set[str], list[str]]:
             bare = [word for word in prompt.split() if word != token]
             texts |= {prompt, " ".join(bare)}
     return texts, unknown
-
-
-def _card(store: ObjectStore, adapter: Adapter) -> dict[str, Any]:
-    """What a specialist's card holds; nothing of one that has none, or a broken one."""
-    try:
-        data = store.get(f"models/{adapter.name}/{adapter.version}/card.json")
-    except ObjectNotFound:
-        ours = [folder for each, folder in shipped() if each.weights == adapter.weights]
-        if not ours or not (file := ours[0] / "card.json").exists():
-            return {}
-        data = file.read_bytes()
-    try:
-        card = json.loads(data)
-    except ValueError:
-        return {}
-    return card if isinstance(card, dict) else {}
 
 
 def _notes(run: Run, evaluation: Evaluation, tally: Tally, unknown: Sequence[str]) -> Iterator[str]:

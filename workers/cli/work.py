@@ -1,10 +1,12 @@
 """A run from beginning to end on this machine, for the commands that wait for one."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import typer
 
+from pipeline.types import BasePrompt
 from storage.progress import Tally
 from storage.runs import RunFolder
 from workers import dispatch
@@ -23,20 +25,23 @@ def work(file: str, run_name: str, out: Path, format: Format | None = None) -> N
     bases = read_bases(file, format)
     with session() as here:
         folder = dispatch.open_run(here.store, here.settings, run_name)
-        with showing() as show, Crew(here.settings, here.children) as crew:
-            watch = Watch(folder, here.settings, here.broker, crew, show)
-            counts = dispatch.enqueue(
-                folder,
-                bases,
-                here.broker,
-                here.settings.dispatch,
-                while_waiting=watch.look,
-            )
-            if counts.known:  # an earlier call was cut off, and its messages may be gone
-                watch.doubt()
-            tally = watch.until_done()
+        counts, tally = see_through(here, folder, bases)
         _say_what_was_read(counts, tally)
         _conclude(here, folder, tally, out)
+
+
+def see_through(
+    here: Session, folder: RunFolder, bases: Iterable[BasePrompt]
+) -> tuple[dispatch.Enqueued, Tally]:
+    """Enqueue base prompts and wait until all that a run has is done, or it is cancelled."""
+    with showing() as show, Crew(here.settings, here.children) as crew:
+        watch = Watch(folder, here.settings, here.broker, crew, show)
+        counts = dispatch.enqueue(
+            folder, bases, here.broker, here.settings.dispatch, while_waiting=watch.look
+        )
+        if counts.known:  # an earlier call was cut off, and its messages may be gone
+            watch.doubt()
+        return counts, watch.until_done()
 
 
 def finish(run_name: str, out: Path, *, failed: bool) -> None:
