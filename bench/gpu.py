@@ -202,7 +202,7 @@ def _rates_table(figures: dict[str, Any], title: str) -> Table:
     """A row for each batch size of each side."""
     table = Table("", "batch", "images/s", "peak memory, MB", title=title)
     for side, by_batch in figures["images_per_s"].items():
-        for batch, rate in by_batch.items():
+        for batch, rate in sorted(by_batch.items(), key=lambda each: int(each[0])):
             peak = figures["peak_bytes"].get(side, {}).get(batch)
             table.add_row(
                 side,

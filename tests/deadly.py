@@ -8,23 +8,30 @@ from collections.abc import Sequence
 
 from pipeline.config import ProposerConfig
 from pipeline.proposer.diffusion import DiffusionProposer, Drawing
-from pipeline.types import ModelRef, Sampler
+from pipeline.types import Adapter, ModelRef, Sampler
 from workers import resources
 from workers.celery import app
 
 __all__ = ["app"]
 
 
-class DeadlyProposer:
+class DeadlyProposer(DiffusionProposer):
     """Draws like any other, but for keys."""
 
-    def __init__(self, config: ProposerConfig, ref: ModelRef) -> None:
-        self._config, self._ref = config, ref
-
-    def draw(self, texts: Sequence[str], seeds: Sequence[int], sampler: Sampler) -> list[Drawing]:
+    def draw(
+        self,
+        texts: Sequence[str],
+        seeds: Sequence[int],
+        sampler: Sampler,
+        adapter: Adapter | None = None,
+    ) -> list[Drawing]:
         if any(" key" in text for text in texts):
             os._exit(9)
-        return DiffusionProposer.load(self._config, self._ref).draw(texts, seeds, sampler)
+        return super().draw(texts, seeds, sampler, adapter)
 
 
-resources.proposer = DeadlyProposer  # type: ignore[assignment]
+def _proposer(config: ProposerConfig, base: ModelRef) -> DeadlyProposer:
+    return DeadlyProposer.load(config, base)
+
+
+resources.proposer = _proposer

@@ -13,7 +13,7 @@ from pipeline.taxonomy import load_taxonomy
 from pipeline.types import ModelRef
 from storage.folder import FolderStore
 from storage.models import Models
-from tests.tiny import save_tiny_pipeline
+from tests.tiny import save_lora, save_tiny_pipeline
 from workers import registry
 
 TAXONOMY = load_taxonomy("miniature")
@@ -28,20 +28,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "store")
-
-
-def save_lora(base: Path, folder: Path, *, seed: int = 0) -> Path:
-    """A low-rank adapter with random weights."""
-    import torch
-
-    from pipeline.models import fingerprint
-    from pipeline.training.bases import load_pipeline
-    from pipeline.training.lora import LoraSettings, add_adapters, save_adapters
-
-    torch.manual_seed(seed)
-    pipe = load_pipeline(fingerprint(str(base), "base"), torch.float32)
-    encoders = add_adapters(pipe, LoraSettings(rank=2), text_encoders=False)
-    return save_adapters(pipe, folder, torch.float32, encoders).parent
 
 
 def kept(

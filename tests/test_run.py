@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ from PIL import Image
 from pipeline.types import Record
 from storage.runs import RunFolder
 from tests.place import Place, until
-from tests.tiny import save_tiny_pipeline, save_tiny_verifier
+from tests.tiny import save_lora, save_tiny_pipeline, save_tiny_verifier
 from workers.embedded import Embedded, services
 from workers.settings import Settings
 
@@ -79,6 +80,32 @@ def test_a_run_leaves_one_record_a_proposal_and_a_second_run_nothing_to_do(place
     assert other.code == 2
     assert "proposer.batch_size is 4 there and 5 now" in other.err
     assert not place.processes("rclone"), "an embedded service outlived its command"
+
+
+def test_a_specialist_draws_its_category_on_any_machine_that_reaches_the_store(
+    place: Place, models: Path, tmp_path: Path
+) -> None:
+    lora = save_lora(models / "base", tmp_path / "lora") / "pytorch_lora_weights.safetensors"
+    added = place.ppv("models", "add", lora, "--name", "mine", "--token", "sks")
+    assert added.code == 0, added.err
+    reference = added.out.split()[-1]
+    lora.unlink()
+    route = 'proposer.route={"base": 1, "pinch": 1}'
+    setting = ("--set", route, "--set", f"proposer.specialists.pinch={reference}")
+    done = place.ppv("run", "-", "--run", "two", "--out", "out", *setting, stdin="a red key\n")
+    assert done.code == 0, done.err
+    records = _records(place.run_folder("two"))
+    by_label = {each.proposal.proposer.label: each for each in records}
+    assert (len(records), sorted(by_label)) == (PER_BASE, ["base", "mine"])
+    adapter = by_label["mine"].proposal.proposer.adapter
+    assert adapter is not None
+    assert f"{adapter.name}@{adapter.version}" == reference
+    shutil.rmtree(place.folder / ".ppv" / "models")
+    again = place.ppv("reproduce", "two", by_label["mine"].id)
+    assert "the same pixels" in again.out, again.err
+    wrong = place.ppv("run", "-", "--run", "three", *setting[:2], stdin="a key\n")
+    assert wrong.code == 2
+    assert "was trained on 'miniature'" in wrong.err, wrong.err
 
 
 def test_a_run_outlives_kill_9_of_every_worker(slow_place: Place) -> None:

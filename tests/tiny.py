@@ -184,6 +184,23 @@ def save_tiny_sd3(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def save_lora(base: Path, folder: Path, *, seed: int = 0) -> Path:
+    """A low-rank adapter with random weights, which change what the base draws."""
+    import torch
+
+    from pipeline.models import fingerprint
+    from pipeline.training.bases import denoiser_name, load_pipeline
+    from pipeline.training.lora import LoraSettings, add_adapters, save_adapters
+
+    torch.manual_seed(seed)
+    pipe = load_pipeline(fingerprint(str(base), "base"), torch.float32)
+    encoders = add_adapters(pipe, LoraSettings(rank=2), text_encoders=False)
+    for name, parameter in getattr(pipe, denoiser_name(pipe)).named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return save_adapters(pipe, folder, torch.float32, encoders).parent
+
+
 def save_tiny_verifier(folder: Path, *, seed: int = 0) -> Path:
     """A ViLT verifier without a stem, in a public ViLT's layout; it reads 40 tokens."""
     import torch

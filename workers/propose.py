@@ -25,7 +25,9 @@ def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
     if resources.broker().is_cancelled(batch.run):
         return message
     folder = resources.folder(batch.run)
-    missing = [each for each in batch.proposals if not folder.has_image(each.id)]
+    proposals = batch.proposals
+    there = resources.threads().map(lambda each: folder.has_image(each.id), proposals)
+    missing = [each for each, done in zip(proposals, there, strict=True) if not done]
 
     def give_up(proposal: Proposal, error: attempts.GivenUp) -> None:
         attempts.give_up(batch.run, "propose", proposal, error)
