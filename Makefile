@@ -21,7 +21,8 @@ demo: .venv/installed  ## base prompts from examples/ to a verified dataset and 
 	$(BIN)/ppv demo
 
 test: .venv/installed-test  ## every test, on services that the tests start themselves
-	$(BIN)/pytest
+	# one thread a process: two on two busy cores wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

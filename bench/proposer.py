@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,11 +35,10 @@ from pipeline.models import folder_of
 from pipeline.specialists import shipped
 from pipeline.taxonomy import load_taxonomy
 from pipeline.types import Adapter, DetailedPrompt, ProposalBatch, Sampler, digest
-from storage.runs import RunFolder
 from workers import canvas, dispatch
-from workers.embedded import services, store_of
+from workers.broker import Broker
+from workers.embedded import broker_url, services, store_of
 from workers.fleet import celery_worker
-from workers.resources import adapter_folder
 from workers.settings import Settings, load_settings
 
 BATCH = 32
@@ -60,7 +59,6 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PPV_STATE_DIR"] = folder
         os.environ["PPV_PROPOSER__BATCH_SIZE"] = str(BATCH)
-        os.environ["PPV_PROPOSER__IMAGES_PER_MESSAGE"] = str(BATCH)
         settings = load_settings()
         with services(settings), worker(settings):
             rates = beside_the_loop(settings, images, turns)
@@ -127,9 +125,12 @@ def in_process(config: ProposerConfig, images: int, turns: int) -> dict[str, flo
     from pipeline.proposer.diffusion import DiffusionProposer
 
     base = fingerprint(config.model, "base")
-    proposer = DiffusionProposer.load(config, base, adapter_folder)
+    folders = {each.weights: folder for each, folder in shipped()}
     adapters = [each.adapter(each.category) for each, _ in shipped()]
-    layers = peft_pipeline(config.model, adapters)
+    proposer = DiffusionProposer.load(config, base, lambda adapter: folders[adapter.weights])
+    layers = bare_pipeline(config.model)
+    for adapter in adapters:
+        layers.load_lora_weights(folders[adapter.weights], adapter_name=adapter.name)
     prompts = _prompts(images, [adapter.name for adapter in adapters])
     texts = [prompt.text for prompt in prompts]
     mixed = [text + LONG if n % 2 else text for n, text in enumerate(texts)]
@@ -187,27 +188,28 @@ def in_turns(
             started = time.monotonic()
             work(turn)
             seconds[name].append(time.monotonic() - started)
-    return {name: images * turns / sum(each) for name, each in seconds.items()}
+    rates = {name: images * turns / sum(each) for name, each in seconds.items()}
+    for name, rate in rates.items():
+        out.print(f"{name}: {rate:.2f} images/s, turns of {[round(s, 1) for s in seconds[name]]} s")
+    return rates
 
 
 def bare_pipeline(model: str) -> Any:
     """As diffusers' own documentation loads it."""
+    import diffusers.utils.logging
     import torch
+    import transformers.utils.logging
     from diffusers import AutoPipelineForText2Image
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
     folder = folder_of(model, "base")
     pipe: Any = AutoPipelineForText2Image.from_pretrained(
         folder or model, use_safetensors=True, dtype=torch.float32
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def peft_pipeline(model: str, adapters: Sequence[Adapter]) -> Any:
-    """The pipeline with all adapters in peft's layers."""
-    pipe = bare_pipeline(model)
-    for adapter in adapters:
-        pipe.load_lora_weights(adapter_folder(adapter), adapter_name=adapter.name)
     return pipe
 
 
@@ -296,13 +298,20 @@ def _bare(pipe: Any, texts: list[str], seed: int, sampler: Sampler) -> None:
 
 
 def _through_the_worker(settings: Settings, name: str, prompts: list[DetailedPrompt]) -> None:
-    """Sends them as prompt messages would, and waits until every picture is stored."""
+    """Sends them as prompt messages would, and waits until every picture is stored.
+
+    That is so when the messages lie in the verify queue, where nobody takes them.
+    """
     folder = dispatch.open_run(store_of(settings), settings, name)
-    run = folder.read()
-    batches = list(_batches(run, prompts))
-    canvas.send_proposals(batches)
-    wanted = sum(len(batch.proposals) for batch in batches)
-    _wait_for(folder, wanted)
+    batches = list(_batches(folder.read(), prompts))
+    with closing(Broker(broker_url(settings))) as broker:
+        waiting = broker.depths()["verify"]
+        canvas.send_proposals(batches)
+        while broker.depths()["verify"] < waiting + len(batches):
+            time.sleep(0.02)
+    stored = sum(1 for _ in folder.image_ids())
+    if stored != len(prompts):
+        raise SystemExit(f"{stored} pictures stored of {len(prompts)}: look into the worker's log")
 
 
 def _batches(run: Run, prompts: list[DetailedPrompt]) -> Iterator[ProposalBatch]:
@@ -312,11 +321,6 @@ def _batches(run: Run, prompts: list[DetailedPrompt]) -> Iterator[ProposalBatch]
     )
     for start in range(0, len(prompts), 2 * PROMPTS_AT_ONCE):
         yield from canvas.batches(single, prompts[start : start + 2 * PROMPTS_AT_ONCE])
-
-
-def _wait_for(folder: RunFolder, images: int) -> None:
-    while (there := sum(1 for _ in folder.image_ids())) < images:
-        time.sleep(0.05 if images - there < BATCH else 0.5)
 
 
 if __name__ == "__main__":

@@ -84,10 +84,10 @@ class ProposerConfig(Frozen):
     device: Device = "auto"
     dtype: Dtype = "auto"  # auto: bfloat16 on a GPU that has it, else float32
     images_per_prompt: Annotated[int, Field(ge=1, le=1024)] = 2
-    images_per_message: Annotated[int, Field(ge=1, le=1024)] = 32  # that a worker takes at once
+    images_per_message: Annotated[int, Field(ge=1, le=1024)] = 64  # that a worker takes at once
     batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
-    """Images drawn in one pass. auto: on a GPU the most that fit, found once and remembered; on a
-    CPU those of a message. What does not fit is halved in any case."""
+    """Images drawn in one pass. auto: on a GPU a message's if they fit, else the most that do,
+    found once and remembered; on a CPU 32. What does not fit is halved in any case."""
     sampler: Sampler = Sampler()
     compile: bool = False  # the denoiser, by torch.compile, when a worker first draws
     channels_last: bool | Literal["auto"] = "auto"  # memory format of UNet and autoencoder

@@ -158,10 +158,10 @@ def test_ctrl_c_leaves_no_process_and_resume_finishes_from_the_store_alone(
 def test_children_end_with_a_parent_that_is_killed(slow_place: Place) -> None:
     place = slow_place
     running = place.start("run", "bases.txt", "--run", "orphaned")
-    until(lambda: _objects(place, "orphaned", "prompts"), "a first prompt")
+    until(lambda: _objects(place, "orphaned", "images"), "a first picture")
     running.kill()
     running.communicate()
-    until(lambda: not place.processes(), "all children ended", deadline_s=60)
+    until(lambda: not place.processes(), "all children ended", deadline_s=10)
 
 
 def test_a_cancelled_run_stops_and_resumes(slow_place: Place) -> None:

@@ -1,7 +1,7 @@
 """How a base prompt becomes tasks; the only place that knows Celery's primitives.
 
     prompt(16 base prompts)
-        -> group( chain( propose(32 proposals), verify(the same) ), chain(...), ... )
+        -> group( chain( propose(64 proposals), verify(the same) ), chain(...), ... )
 
 Batches are cut here, upstream, and a message is a whole batch: that is what carries thousands of
 proposals a second through Redis. There is no chord and no

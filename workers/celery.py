@@ -11,6 +11,8 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_init, worker_process_init
 
+from workers.processes import end_with_parent
+
 # Flower takes its options from here unless told otherwise: loopback, behind a login.
 os.environ.setdefault("FLOWER_CONF", str(Path(__file__).parent / "flowerconfig.py"))
 
@@ -44,5 +46,11 @@ def compile_before_working(**_: object) -> None:
         resources.warm_up()
 
 
+def end_with_worker(**_: object) -> None:
+    """When its worker is killed, a pool's child goes too, and keeps no GPU."""
+    end_with_parent()
+
+
 worker_init.connect(load_before_forking)
+worker_process_init.connect(end_with_worker)
 worker_process_init.connect(compile_before_working)

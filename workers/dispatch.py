@@ -38,7 +38,7 @@ from workers.broker import Broker
 from workers.registry import proposers_of
 from workers.settings import DispatchConfig, Settings
 
-LIBRARIES = ("torch", "diffusers", "transformers", "celery", "pillow")
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "celery", "pillow")
 PATIENCE_S = 120.0  # with a store or a broker that is away
 WRITTEN_OFF = 256  # failures whose answers are forgotten together: run.json names these
 

@@ -1,7 +1,8 @@
 """Child processes that never outlive us: started apart from the terminal, stopped with their own.
 
 A child has a session of its own, so that Ctrl-C reaches us alone and we end it in order; where
-the kernel can (Linux), it is also told to end when we are killed.
+the kernel can (Linux), it is also killed when we are: everything here outlives that, and a worker
+that was only asked would go on with its message while broker and store are gone.
 """
 
 import ctypes
@@ -112,7 +113,7 @@ class Child:
                 stderr=log,
                 env=os.environ | self._environment,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,
             )
         self._started_at = time.monotonic()
 
@@ -134,5 +135,7 @@ def stop_together(children: Iterable[Child]) -> None:
         child.wait()
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -30,11 +30,16 @@ class Batches:
     """
 
     def __init__(
-        self, config: ProposerConfig, model: str = "", remember: Path | None = None
+        self,
+        config: ProposerConfig,
+        model: str = "",
+        remember: Path | None = None,
+        most: int | None = None,
     ) -> None:
+        """most: what "auto" begins with; a message's images by default."""
         self.halvings = 0
         self._asked = config.batch_size
-        self._most = config.images_per_message
+        self._most = min(config.images_per_message, most or config.images_per_message)
         self._model = model
         self._remember = remember if config.batch_size == "auto" else None
         self._found: dict[str, int] = {}

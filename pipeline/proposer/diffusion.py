@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pipeline.proposer.adapters import Adapters
 
 
+ON_CPU = 32
+"""Images of a pass: the miniature drew 3.5, 3.6, 3.8 and 3.2 images/s at 8, 16, 32 and 64."""
+
 _DEFAULTS = ProposerConfig()
 
 
@@ -160,7 +163,8 @@ class DiffusionProposer:
             raise ModelError(f"{ref.name!r} is no text-to-image pipeline: {reason}") from error
         pipe = pipe.to(device)
         model = f"{name_of(device)} {ref.weights} {str(dtype).removeprefix('torch.')}"
-        batches = Batches(config, model, remember)
+        most = ON_CPU if device.type == "cpu" else None
+        batches = Batches(config, model, remember, most)
         return cls(pipe, config, Adapters(pipe, ref, folder_of), batches, owned=True)
 
     def batch_size(self, sampler: Sampler) -> int:
