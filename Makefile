@@ -20,8 +20,8 @@ endif
 demo: .venv/installed  ## base prompts from examples/ to a verified dataset and its report
 	$(BIN)/ppv demo
 
+# One thread a process: two on two busy cores wait for each other.
 test: .venv/installed-test  ## every test, on services that the tests start themselves
-	# one thread a process: two on two busy cores wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 lint: .venv/installed-test

@@ -56,6 +56,8 @@ class Place:
             command,
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": root},
+            # A shell has what runs in its background ignore Ctrl-C, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

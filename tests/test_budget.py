@@ -23,7 +23,7 @@ LONG = (
 
 def of(base: str = "miniature", verifier: str = "miniature") -> Run:
     refs = {
-        "proposers": (fingerprint(base, "base"),),
+        "proposers": (ProposerRef.of(fingerprint(base, "base")),),
         "verifier_ref": fingerprint(verifier, "verifier"),
     }
     return a_run().model_copy(update=refs)

@@ -142,8 +142,9 @@ def test_ctrl_c_leaves_no_process_and_resume_finishes_from_the_store_alone(
 ) -> None:
     place = slow_place
     running = place.start("run", "bases.txt", "--run", "stopped", "--out", "out")
-    until(lambda: _objects(place, "stopped", "images"), "a first picture")
+    until(lambda: _objects(place, "stopped", "prompts"), "a first prompt")
     _assert_passwords_are_not_in_arguments(place)
+    until(lambda: _objects(place, "stopped", "images"), "a first picture")
     running.send_signal(signal.SIGINT)
     assert place.end(running).code == 130
     until(lambda: not place.processes(), "all children ended", deadline_s=10)
