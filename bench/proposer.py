@@ -3,7 +3,8 @@
     python -m bench.proposer [--json FILE]
 
 1. worker_vs_loop: one propose worker on Redis and S3, as `ppv run` starts it, beside a loop that
-   calls the diffusers pipeline and keeps nothing; same model, prompts, batch and steps.
+   calls the diffusers pipeline and puts its pictures into the same store; same model, prompts,
+   batch and steps. A loop that keeps nothing stands beside them.
 2. adapters_vs_one: the same worker, six specialists in random order as prompts come, cut into
    batches by adapter, beside one specialist alone.
 3. In this process: batches that mix long and short prompts beside short ones; and the three ways
@@ -14,6 +15,7 @@ What is compared runs in turns, and each figure is of all turns together, so tha
 machine's speed shows on both sides. Models are loaded and warm before a clock starts.
 """
 
+import io
 import json
 import os
 import platform
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +38,7 @@ from pipeline.models import folder_of
 from pipeline.specialists import shipped
 from pipeline.taxonomy import load_taxonomy
 from pipeline.types import Adapter, DetailedPrompt, ProposalBatch, Sampler, digest
+from storage.objects import ObjectStore
 from workers import canvas, dispatch
 from workers.broker import Broker
 from workers.embedded import broker_url, services, store_of
@@ -66,7 +70,8 @@ def main(
         rates |= in_process(settings.proposer, images, turns)
     figures = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "worker_vs_loop": rates["worker"] / rates["bare loop"],
+        "worker_vs_loop": rates["worker"] / rates["loop"],
+        "worker_vs_drawing_alone": rates["worker"] / rates["loop that keeps nothing"],
         "adapters_vs_one": rates["six adapters"] / rates["one adapter"],
         "mixed_lengths_vs_short": rates["long and short prompts"] / rates["short prompts"],
         "switched_vs_mixed": rates["switched in the weights"] / rates["mixed within a batch"],
@@ -85,17 +90,19 @@ def worker(settings: Settings) -> Iterator[None]:
 
 
 def beside_the_loop(settings: Settings, images: int, turns: int) -> dict[str, float]:
-    """Images a second of the bare loop and of the worker, with the base alone."""
+    """Images a second of the loop and of the worker, with the base alone."""
     pipe = bare_pipeline(settings.proposer.model)
     prompts = _prompts(images, ["power"])
     sampler = settings.proposer.sampler
-    _loop(pipe, prompts[:BATCH], sampler)
+    store = store_of(settings)
+    _loop(pipe, prompts[:BATCH], sampler, store)
     _through_the_worker(settings, "warm-up", prompts[:BATCH])
     return in_turns(
         images,
         turns,
         {
-            "bare loop": lambda turn: _loop(pipe, prompts, sampler),
+            "loop that keeps nothing": lambda turn: _loop(pipe, prompts, sampler, None),
+            "loop": lambda turn: _loop(pipe, prompts, sampler, store),
             "worker": lambda turn: _through_the_worker(settings, f"loop-{turn}", prompts),
         },
     )
@@ -244,6 +251,7 @@ def show(figures: dict[str, Any]) -> None:
     out.print(table)
     for name in (
         "worker_vs_loop",
+        "worker_vs_drawing_alone",
         "adapters_vs_one",
         "mixed_lengths_vs_short",
         "switched_vs_mixed",
@@ -281,20 +289,29 @@ def _prompts(count: int, categories: Sequence[str]) -> list[DetailedPrompt]:
     return prompts
 
 
-def _loop(pipe: Any, prompts: Sequence[DetailedPrompt], sampler: Sampler) -> None:
+def _loop(
+    pipe: Any, prompts: Sequence[DetailedPrompt], sampler: Sampler, store: ObjectStore | None
+) -> None:
     for start in range(0, len(prompts), BATCH):
-        _bare(pipe, [prompt.text for prompt in prompts[start : start + BATCH]], start, sampler)
+        texts = [prompt.text for prompt in prompts[start : start + BATCH]]
+        images = _bare(pipe, texts, start, sampler)
+        for number, image in enumerate(images, start):
+            if store is not None:
+                png = io.BytesIO()
+                image.save(png, "PNG", compress_level=1)
+                store.put(f"loop/{number}.png", png.getvalue())
 
 
-def _bare(pipe: Any, texts: list[str], seed: int, sampler: Sampler) -> None:
+def _bare(pipe: Any, texts: list[str], seed: int, sampler: Sampler) -> list[Image.Image]:
     import torch
 
-    pipe(
+    drawn: list[Image.Image] = pipe(
         texts,
         num_inference_steps=sampler.num_inference_steps,
         guidance_scale=sampler.guidance_scale,
         generator=[torch.Generator().manual_seed(seed + n) for n in range(len(texts))],
-    )
+    ).images
+    return drawn
 
 
 def _through_the_worker(settings: Settings, name: str, prompts: list[DetailedPrompt]) -> None:

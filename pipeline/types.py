@@ -253,6 +253,7 @@ class ProposalBatch(Frozen):
     proposer: ProposerRef
     sampler: Sampler
     draws: Annotated[tuple[Draw, ...], Field(min_length=1)]
+    again: bool = False  # it may have been sent before: some of its pictures may be there
 
     @classmethod
     def of(
@@ -261,6 +262,8 @@ class ProposalBatch(Frozen):
         proposer: ProposerRef,
         sampler: Sampler,
         images: Iterable[tuple[DetailedPrompt, int]],
+        *,
+        again: bool = False,
     ) -> "ProposalBatch":
         """images: the prompt and the seed of each; at least one."""
         seeds: dict[str, list[int]] = {}
@@ -269,7 +272,7 @@ class ProposalBatch(Frozen):
             prompts[prompt.id] = prompt
             seeds.setdefault(prompt.id, []).append(seed)
         draws = tuple(Draw(prompt=prompts[id], seeds=tuple(some)) for id, some in seeds.items())
-        return cls(run=run, proposer=proposer, sampler=sampler, draws=draws)
+        return cls(run=run, proposer=proposer, sampler=sampler, draws=draws, again=again)
 
     @cached_property
     def proposals(self) -> tuple[Proposal, ...]:
@@ -289,6 +292,7 @@ class PromptBatch(Frozen):
 
     run: RunName
     bases: Annotated[tuple[BasePrompt, ...], Field(min_length=1)]
+    again: bool = False  # as of a ProposalBatch
 
     @cached_property
     def id(self) -> str:

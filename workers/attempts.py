@@ -110,9 +110,18 @@ def give_up_base(folder: RunFolder, run: Run, base: BasePrompt, error: GivenUp) 
     )
 
 
+def is_repeated(task: Task) -> bool:
+    """Whether an earlier try of the same message may have done a part of it."""
+    return bool(task.request.retries) or _is_redelivered(task)
+
+
+def _is_redelivered(task: Task) -> bool:
+    return bool((task.request.delivery_info or {}).get("redelivered"))
+
+
 def kills_workers(task: Task, batch_id: str) -> GivenUp | None:
     """The error of a batch on which so many workers died that it must not be tried again."""
-    if not (task.request.delivery_info or {}).get("redelivered"):
+    if not _is_redelivered(task):
         return None
     if resources.broker().count_redelivery(f"{task.name}:{batch_id}") <= REDELIVERIES:
         return None

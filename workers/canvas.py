@@ -21,10 +21,12 @@ from workers.celery import app
 T = TypeVar("T")
 
 
-def batches(run: Run, prompts: Iterable[DetailedPrompt]) -> Iterator[ProposalBatch]:
+def batches(
+    run: Run, prompts: Iterable[DetailedPrompt], *, again: bool = False
+) -> Iterator[ProposalBatch]:
     """Every proposal of these detailed prompts, in batches of one proposer each.
 
-    So a worker changes its adapter once a batch at most.
+    So a worker changes its adapter once a batch at most. again: they may have been sent before.
     """
     images: dict[ProposerRef, list[tuple[DetailedPrompt, int]]] = {}
     for prompt in prompts:
@@ -33,7 +35,7 @@ def batches(run: Run, prompts: Iterable[DetailedPrompt]) -> Iterator[ProposalBat
                 images.setdefault(proposer, []).append((prompt, seed_of(prompt, image)))
     for proposer, drawn in images.items():
         for some in _evenly(drawn, run.proposer.images_per_message):
-            yield ProposalBatch.of(run.name, proposer, run.proposer.sampler, some)
+            yield ProposalBatch.of(run.name, proposer, run.proposer.sampler, some, again=again)
 
 
 def _evenly(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:

@@ -160,7 +160,7 @@ def send_missing(
         bases, prompts = _unfinished(folder, progress, batch)
         if bases:
             _wait_for_room(broker, dispatch, while_waiting)
-            canvas.send_prompts(PromptBatch(run=run.name, bases=tuple(bases)))
+            canvas.send_prompts(PromptBatch(run=run.name, bases=tuple(bases), again=True))
             messages += 1
         for missing in _without_judged(canvas.batches(run, prompts), progress):
             _wait_for_room(broker, dispatch, while_waiting)
@@ -259,7 +259,7 @@ def _without_judged(
     for batch in batches:
         rest = [(each.prompt, each.seed) for each in batch.proposals if missing(each)]
         if rest:
-            yield ProposalBatch.of(batch.run, batch.proposer, batch.sampler, rest)
+            yield ProposalBatch.of(batch.run, batch.proposer, batch.sampler, rest, again=True)
 
 
 def _set_total(folder: RunFolder, base_prompts: int | None) -> None:

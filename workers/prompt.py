@@ -25,7 +25,8 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
     except RunCancelled:
         return
     prompts = [prompt for prompts in described for prompt in prompts]
-    canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts))
+    again = batch.again or attempts.is_repeated(task)
+    canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts, again=again))
 
 
 def _stored_or_failed(run: str, base: BasePrompt, error: InputError) -> tuple[DetailedPrompt, ...]:

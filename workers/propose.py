@@ -25,9 +25,11 @@ def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
     if resources.broker().is_cancelled(batch.run):
         return message
     folder = resources.folder(batch.run)
-    proposals = batch.proposals
-    there = resources.threads().map(lambda each: folder.has_image(each.id), proposals)
-    missing = [each for each, done in zip(proposals, there, strict=True) if not done]
+    missing: Sequence[Proposal] = batch.proposals
+    # Asking costs a request each; a message that was never sent before has nothing there.
+    if batch.again or attempts.is_repeated(task):
+        there = list(resources.threads().map(lambda each: folder.has_image(each.id), missing))
+        missing = [each for each, done in zip(missing, there, strict=True) if not done]
 
     def give_up(proposal: Proposal, error: attempts.GivenUp) -> None:
         attempts.give_up(batch.run, "propose", proposal, error)
