@@ -11,8 +11,10 @@
    to draw with many adapters: switched in the weights (what the product does), switched in peft's
    layers, and mixed within a batch by peft, one adapter a picture.
 
-What is compared runs in turns, and each figure is of all turns together, so that a drift of the
-machine's speed shows on both sides. Models are loaded and warm before a clock starts.
+What is compared runs in turns, forwards and backwards by turns, and each figure is of all turns
+together, so that a drift of the machine's speed falls on all sides alike; the ratio of each turn is
+printed beside it, for on a shared machine they differ. Models are loaded and warm before a clock
+starts.
 """
 
 import io
@@ -53,8 +55,8 @@ out = Console()
 
 
 def main(
-    images: Annotated[int, typer.Option(help="Of each turn.")] = 384,
-    turns: Annotated[int, typer.Option(help="Of each side of a comparison.")] = 2,
+    images: Annotated[int, typer.Option(help="Of each turn.")] = 128,
+    turns: Annotated[int, typer.Option(help="Of each side of a comparison.")] = 6,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here.")
     ] = None,
@@ -191,13 +193,18 @@ def in_turns(
     """Images a second of each side, all of whose turns are taken together."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns):
-        for name, work in sides.items():
+        for name in list(sides) if turn % 2 == 0 else reversed(sides):
             started = time.monotonic()
-            work(turn)
+            sides[name](turn)
             seconds[name].append(time.monotonic() - started)
     rates = {name: images * turns / sum(each) for name, each in seconds.items()}
+    first = seconds[next(iter(sides))]
     for name, rate in rates.items():
-        out.print(f"{name}: {rate:.2f} images/s, turns of {[round(s, 1) for s in seconds[name]]} s")
+        ratios = [one / other for one, other in zip(first, seconds[name], strict=True)]
+        out.print(
+            f"{name}: {rate:.2f} images/s; of the first side's rate, turn by turn, "
+            f"{min(ratios):.2f} to {max(ratios):.2f}"
+        )
     return rates
 
 
