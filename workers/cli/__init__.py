@@ -14,6 +14,7 @@ from workers.cli import (
     enqueue,
     evaluate,
     export,
+    label,
     models,
     prompts,
     report,
@@ -46,6 +47,7 @@ for module in (
     export,
     report,
     strip,
+    label,
     reproduce,
     doctor,
 ):

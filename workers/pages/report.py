@@ -6,7 +6,6 @@ pictures, so that neither memory nor page grows with the run.
 
 import base64
 import heapq
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,11 +20,10 @@ from storage.objects import ObjectNotFound
 from storage.progress import Tally
 from workers.pages.atomic import replacing
 from workers.pages.rendering import content_security_policy, environment, inlined
+from workers.pages.thumbnails import thumbnail
 from workers.pages.wording import percent, shorten, visible
 
 PICTURES = 240  # on one page, unless asked otherwise
-AS_STORED_PX, AS_STORED_BYTES = 128, 64 * 1024  # a PNG no larger than this is embedded as it is
-THUMBNAIL_PX = 256  # the longer side of what is not
 OPENING_CHARACTERS = 180  # of a prompt, below its picture
 PROMPT_CHARACTERS = 2000  # of each text wherever it has room
 FAILURES = 100  # listed one by one
@@ -87,11 +85,18 @@ def write_report(
 
 
 def margin(verdict: Verdict) -> float:
-    """How far the deciding score is from its threshold; not negative if it was accepted."""
-    return min(
+    """How far the deciding score is from its threshold; not negative if it was accepted.
+
+    Where only second opinions object, by how much: their scales are their own.
+    """
+    own = min(
         verdict.fidelity - verdict.thresholds.fidelity,
         verdict.alignment - verdict.thresholds.alignment,
     )
+    if own < 0 or not verdict.objections:
+        return own
+    least = verdict.accept_if
+    return min(verdict.opinions.get(n, least[n] - 1) - least[n] for n in verdict.objections)
 
 
 @dataclass
@@ -114,6 +119,7 @@ class Survey:
     low_fidelity: int = 0  # rejected for their fidelity alone
     low_alignment: int = 0  # rejected for their alignment alone
     low_both: int = 0
+    objected: int = 0  # rejected by second opinions alone
     by_category: dict[str, CategoryCount] = field(default_factory=dict)
     bins: Counter[tuple[int, int, bool]] = field(default_factory=Counter)
     """How many have their alignment and fidelity in these bins, by whether they were accepted."""
@@ -139,6 +145,7 @@ class Survey:
             self.low_both += low_fidelity and low_alignment
             self.low_fidelity += low_fidelity and not low_alignment
             self.low_alignment += low_alignment and not low_fidelity
+            self.objected += not low_fidelity and not low_alignment
         self.bins[_bin(verdict.alignment), _bin(verdict.fidelity), verdict.accepted] += 1
         self.choice.add(record)
 
@@ -284,23 +291,12 @@ def _gallery(records: list[Record], image_of: ImageOf) -> list[tuple[str, list[C
 
 
 def data_uri(picture: bytes) -> str | None:
-    """The picture for a page: a small PNG as it is, else a thumbnail; None if it cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(picture)) as image:
-            image.load()
-            small = max(image.size) <= AS_STORED_PX and len(picture) <= AS_STORED_BYTES
-            if small and image.format == "PNG":
-                return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-            thumbnail = image.convert("RGB")
-    # Pillow says SyntaxError of a PNG whose chunks are broken.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    """The picture for a page, a large one as a thumbnail; None if it cannot be read."""
+    small = thumbnail(picture)
+    if small is None:
         return None
-    thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    webp = io.BytesIO()
-    thumbnail.save(webp, "WEBP", quality=82)
-    return f"data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}"
+    data, kind = small
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @dataclass(frozen=True)
@@ -334,8 +330,8 @@ class Chart:
     def __init__(self, survey: Survey, run: Run) -> None:
         step = self.SIDE / BINS
         self.step = step
-        self.threshold_x = run.verifier.thresholds.alignment * self.SIDE
-        self.threshold_y = (1 - run.verifier.thresholds.fidelity) * self.SIDE
+        self.threshold_x = run.thresholds.alignment * self.SIDE
+        self.threshold_y = (1 - run.thresholds.fidelity) * self.SIDE
         most = max(survey.bins.values(), default=1)
         self.dots = [
             Dot(
