@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.miniature import verifier
+from pipeline.config import MINIATURE
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
-app.add_typer(verifier.app, name="verifier")
 
 Seed = Annotated[int, typer.Option(help="Determines pictures, weights and order.")]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints and results.")]
@@ -26,6 +25,7 @@ JudgeFolder = Annotated[Path, typer.Option("--judge", help="Folder of the judge.
 SamplingSteps = Annotated[int, typer.Option(help="Denoising steps of each picture.")]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")]
+HeldOut = Annotated[bool, typer.Option(help="Of prompts that nothing was trained on.")]
 Count = Annotated[int, typer.Option(help="How many pictures to train on.")]
 
 
@@ -137,6 +137,68 @@ def instances(
     from pipeline.miniature.specialists import save_instances
 
     save_instances(out, seed, each)
+
+
+@app.command("verifier")
+def untrained_verifier(
+    out: Annotated[Path, typer.Option(help="Folder for the verifier.")], seed: Seed = 11
+) -> None:
+    """Writes a verifier with random weights: ppv train verifier --base."""
+    from pipeline.miniature.verifier import save_untrained
+
+    save_untrained(out, seed)
+
+
+@app.command()
+def draw(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    seed: Seed = 21,
+    count: Annotated[int, typer.Option(min=1, help="Pictures, each of its own prompt.")] = 1000,
+    held_out: HeldOut = False,
+    base: Annotated[str, typer.Option(help="What draws: a folder or a hub id.")] = MINIATURE,
+) -> None:
+    """Draws pictures by the base and its specialists, for `labels`."""
+    import torch
+
+    from pipeline.miniature.drawn import draw_prompts
+
+    torch.set_num_threads(1)  # two on busy cores wait for each other
+    draw_prompts(out, seed, count, held_out=held_out, model=base)
+
+
+@app.command()
+def labels(
+    out: Annotated[Path, typer.Option(help="Folder for labels.jsonl and the pictures.")],
+    seed: Seed = 31,
+    count: Annotated[int, typer.Option(min=0, help="Renders, with faults and without.")] = 4000,
+    captions: Annotated[int, typer.Option(min=1, help="Of each picture, some of them wrong.")] = 2,
+    drawn: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `draw`, or a run's in a store; may be repeated."),
+    ] = None,
+    held_out: HeldOut = False,
+    judge: JudgeFolder = WEIGHTS / "judge",
+) -> None:
+    """Labels of renders, and of drawn pictures by a judge, for ppv train verifier."""
+    from pipeline.miniature.judge import load_judge
+    from pipeline.miniature.labels import save_labels
+
+    loaded = load_judge(judge) if drawn else None
+    said = save_labels(out, seed, count, captions, drawn or [], loaded, held_out=held_out)
+    typer.echo(", ".join(f"{name} {many:,}" for name, many in said.items()))
+
+
+@app.command("eye-labels")
+def eye_labels(
+    out: Annotated[Path, typer.Option(help="Folder for labels.jsonl and the pictures.")],
+    pictures: Annotated[Path, typer.Option(help="Folder where `sheet` wrote the pictures.")],
+    labels: Annotated[Path, typer.Option(help="Answers made by eye.")] = WEIGHTS
+    / "eye_labels.jsonl",
+) -> None:
+    """Labels made by eye, as ppv train verifier and ppv evaluate verifier read them."""
+    from pipeline.miniature.labels import save_labels_by_eye
+
+    typer.echo(f"eye {save_labels_by_eye(out, labels, pictures):,}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.miniature.scenes import taxonomy
+from pipeline.miniature.scenes import Scene, taxonomy
 
 ATTRIBUTES = ("category", "object", "color", "skin", "hand", "background")
 KEPT = {
@@ -47,6 +47,11 @@ def values_of(attribute: str) -> tuple[str, ...]:
     if attribute == "category":
         return tuple(names.categories)
     return names.objects if attribute == "object" else tuple(names.attributes[attribute])
+
+
+def scene_of(scene: Scene) -> dict[str, str]:
+    """A scene's attributes with its category."""
+    return {"category": scene.category, **scene.attributes}
 
 
 def full(scene: Attributes, variant: int) -> Caption:

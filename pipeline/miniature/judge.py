@@ -1,7 +1,7 @@
 """The judge: a small CNN that reads off a miniature picture what it shows and which faults it has.
 
-It learns from renders with a seed of its own and is used in training nothing else, so that it can
-score what the miniature's models draw.
+It learns from renders with a seed of its own. It scores what the miniature's models draw, and
+labels drawn pictures for the verifier; nothing that draws ever learns from it.
 """
 
 from __future__ import annotations

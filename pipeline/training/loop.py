@@ -138,12 +138,16 @@ class Loop:
         self,
         batch_of: BatchOf,
         watch: Watch,
-        validate: Callable[[int], None] = lambda step: None,
+        validate: Callable[[int], bool | None] = lambda step: None,
     ) -> None:
-        """Takes the steps that are left. Raises TrainingDiverged if the loss is no number."""
+        """Takes the steps that are left, or fewer where a validation says that it is enough.
+
+        Raises TrainingDiverged if the loss is no number.
+        """
         config = self._config
-        if self.step % config.validate_every == 0 or self.step == config.steps:
-            self._validate(validate)
+        due = self.step % config.validate_every == 0 or self.step == config.steps
+        if due and self._validate(validate):
+            return
         while self.step < config.steps:
             started = time.monotonic()
             point = self._take_step(batch_of)
@@ -154,8 +158,9 @@ class Loop:
             last = self.step == config.steps
             if last or self.step % config.checkpoint_every == 0:
                 self._save()
-            if last or self.step % config.validate_every == 0:
-                self._validate(validate)
+            due = last or self.step % config.validate_every == 0
+            if due and self._validate(validate):
+                return
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -214,12 +219,16 @@ class Loop:
         losses: dict[str, Tensor] = self._module(moved)
         return losses
 
-    def _validate(self, validate: Callable[[int], None]) -> None:
-        if self._accelerator.is_main_process:
+    def _validate(self, validate: Callable[[int], bool | None]) -> bool:
+        """True, in every process, if it was enough."""
+        accelerator, enough = self._accelerator, False
+        if accelerator.is_main_process:
             self._module.eval()
             with torch.no_grad(), self.averaged():
-                validate(self.step)
-        self._accelerator.wait_for_everyone()
+                enough = bool(validate(self.step))
+        accelerator.wait_for_everyone()
+        said: Any = accelerator.reduce(torch.tensor(float(enough), device=accelerator.device))
+        return bool(said > 0)
 
     def _save(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.trained.values()):

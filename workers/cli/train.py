@@ -1,32 +1,25 @@
 """`ppv train`: make models of one's own from pictures."""
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from workers.cli import options
+from workers.cli.train_verifier import verifier
+from workers.cli.watching import watching
 
 if TYPE_CHECKING:
     from pipeline.training.card import Card
-    from pipeline.training.loop import Point, Watch
     from pipeline.training.plans import Plan
 
 PAGE = "training.html"
-_PLAIN_EVERY_S = 5.0
 _WARNINGS_SHOWN = 20
 
 train = typer.Typer(help="Train models from pictures.", no_args_is_help=True)
-
-
-@train.callback()
-def _group() -> None:
-    """Keeps `proposer` a command of its own while it is the only one."""
+train.command()(verifier)
 
 
 @train.command()
@@ -183,7 +176,7 @@ def _train(plan: "Plan", name: str, to: Path, cache: Path, *, cpu: bool, as_json
         logging.set_verbosity_error()
         logging.disable_progress_bar()
     try:
-        with _watching(plan.category) as watch:
+        with watching(plan.category) as watch:
             trained = train(plan, to, cache, watch, cpu=cpu)
     except PpvError as error:
         if (to / "curve.json").exists() and not (to / "card.json").exists():
@@ -218,59 +211,3 @@ def _register(name: str, folder: Path, card: "Card") -> str:
     with open_for_reading() as store:
         Models(store).add(specialist, folder)
     return specialist.reference
-
-
-@contextmanager
-def _watching(category: str) -> "Iterator[Watch]":
-    """A bar on a terminal, plain lines in a pipe."""
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield _Lines(category)
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    note = TextColumn("{task.fields[note]}")
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn(), note
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
-        yield _Bar(category, bars)
-
-
-class _Lines:
-    def __init__(self, category: str) -> None:
-        self._category = category
-        self._last = float("-inf")
-
-    def stepped(self, point: "Point", steps: int, images_per_s: float) -> None:
-        if time.monotonic() - self._last > _PLAIN_EVERY_S or point.step == steps:
-            self._last = time.monotonic()
-            line = f"step {point.step} of {steps}: {_figures(point, images_per_s)}"
-            self.noted(line)
-
-    def noted(self, line: str) -> None:
-        print(f"{self._category}: {line}", file=sys.stderr, flush=True)
-
-
-class _Bar:
-    def __init__(self, category: str, bars: Any) -> None:
-        self._bars = bars
-        self._task = bars.add_task(category, total=None, note="")
-
-    def stepped(self, point: "Point", steps: int, images_per_s: float) -> None:
-        note = f"[dim]{_figures(point, images_per_s)}[/]"
-        self._bars.update(self._task, total=steps, completed=point.step, note=note)
-
-    def noted(self, line: str) -> None:
-        self._bars.update(self._task, note=f"[dim]{line}[/]")
-
-
-def _figures(point: "Point", images_per_s: float) -> str:
-    return f"loss {point.losses['loss']:.4f}, {images_per_s:.2f} images/s"

@@ -57,6 +57,7 @@ MAPS_ACROSS_IN = 15.0  # two maps stand side by side if they are no wider than t
 LABEL_LETTER_IN = 0.085  # on average
 UPRIGHT_CHARACTERS = 8  # longer names of columns are tilted
 TILT_DEG = 40
+SQUARE_IN, AXIS_IN = 2.9, 0.25  # of a reliability diagram, and the words below it
 LEAST_SPAN = 0.2  # of a colour scale: chance must not look like a gulf
 
 
@@ -409,6 +410,70 @@ def _draw_map(page: "_Page", heat: HeatMap, left: float, top: float) -> None:
                 y, 0.96 - 2 * inset, height=0.92 - 4 * inset, left=x - 0.48 + inset, fill=False,
                 edgecolor=color, linewidth=width, clip_on=False,
             )  # fmt: skip
+
+
+# Reliability
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One bin of a reliability diagram: the scores' mean, the share that is right, how many."""
+
+    score: float
+    share: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """How far one score can be believed."""
+
+    name: str
+    line: str
+    dots: list[Dot]
+
+
+def draw_reliability(title: str, line: str, diagrams: Sequence[Diagram], to: Path) -> None:
+    """Each score's bins as dots, the larger the more pictures, beside the line of a perfect score.
+
+    line: what stands below the title. Raises InputError for the wrong ending, or where the file
+    cannot be written.
+    """
+    check_ending(to)
+    with _drawing():
+        from matplotlib.figure import Figure
+
+        page = _Page(
+            Figure(facecolor=CARD),
+            width_in=2 * MARGIN_IN + len(diagrams) * SQUARE_IN
+            + max(0, len(diagrams) - 1) * 2 * GAP_IN,
+            height_in=2 * MARGIN_IN + TITLE_IN + TITLE_LINE_IN + HEAD_IN + SQUARE_IN + AXIS_IN,
+        )  # fmt: skip
+        page.title(title, line)
+        for index, diagram in enumerate(diagrams):
+            left = MARGIN_IN + index * (SQUARE_IN + 2 * GAP_IN)
+            _draw_diagram(page, diagram, left, MARGIN_IN + TITLE_IN + TITLE_LINE_IN)
+        page.save(to)
+
+
+def _draw_diagram(page: "_Page", diagram: Diagram, left: float, top: float) -> None:
+    page.head(diagram.name, diagram.line, left, top)
+    top += HEAD_IN
+    axes = page.axes(left, top, SQUARE_IN, SQUARE_IN, 1)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color=EDGE, linewidth=1.2, clip_on=False)
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+    most = max((dot.n for dot in diagram.dots), default=1)
+    for dot in diagram.dots:
+        axes.plot([dot.score] * 2, [dot.score, dot.share], color=ALARM, linewidth=1)
+        area = 18 + 160 * dot.n / most
+        axes.scatter(dot.score, dot.share, s=area, color=GREEN, clip_on=False, zorder=3)
+    below = top + SQUARE_IN + 0.14
+    for at, words, ha in ((0.0, "0", "left"), (0.5, "score", "center"), (1.0, "1", "right")):
+        page.text(left + at * SQUARE_IN, below, words, SMALL_PT, QUIET, ha=ha)
+    middle = top + SQUARE_IN / 2
+    page.text(left - 0.08, middle, "share that is right", SMALL_PT, QUIET, ha="center", rotation=90)
 
 
 # Paper and pen
