@@ -165,7 +165,7 @@ class PlainLoop:
             for proposal, png in zip(batch.proposals, pngs, strict=True):
                 folder.write_image(proposal.id, png)
             pictures = [decode(png).image for png in pngs]
-            verdicts = self._verifier.judge(pictures, texts, run.verifier.thresholds)
+            verdicts = self._verifier.judge(pictures, texts, run.thresholds)
             records = [
                 Record(
                     id=proposal.id,

@@ -3,17 +3,20 @@
 Plain values without secrets; who reads them from the environment is workers.settings.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.prompter.instructions import Instructions
 from pipeline.prompter.prices import Price
+from pipeline.shipped import nearest
 from pipeline.taxonomy import Taxonomy
 from pipeline.types import (
     Frozen,
     Id,
     ModelRef,
+    Opinion,
     PrompterRef,
     ProposerRef,
     RunName,
@@ -25,6 +28,9 @@ from pipeline.types import (
 
 MINIATURE = "miniature"
 """The model name that stands for the weights which come with the project."""
+
+BaseUrl = Annotated[str, Field(pattern=r"^(https?://[^@\s]+)?$")]
+"""Of an OpenAI-compatible endpoint; "": OPENAI_BASE_URL's."""
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -45,7 +51,7 @@ class PrompterConfig(Frozen):
     # openai only
     instructions: str = "default"  # a name of pipeline/prompter/prompts, or a YAML file
     model: str = "gpt-4o-mini"
-    base_url: Annotated[str, Field(pattern=r"^(https?://[^@\s]+)?$")] = ""  # "": OPENAI_BASE_URL's
+    base_url: BaseUrl = ""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     structure: Literal["json_schema", "json_object", "none"] = "json_schema"
     """What the endpoint is asked to hold its answers to; older models know less. Whatever comes
@@ -97,13 +103,56 @@ class ProposerConfig(Frozen):
     text_cache: Annotated[int, Field(ge=1)] = 256  # prompts whose encoding a worker keeps
 
 
+class OpinionsConfig(Frozen):
+    """Other models that score what the verifier judges; each is off unless it is named."""
+
+    clip_score: str = ""  # a CLIP, as a folder or hub id: the cosine of picture and prompt
+    preference: str = ""  # a CLIP tuned on people's preferences, such as yuvalkirstain/PickScore_v1
+    vision: str = ""  # a language model that sees, at an OpenAI-compatible endpoint
+    vision_base_url: BaseUrl = ""
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Those whose weights are loaded, by opinion."""
+        named = {"clip_score": self.clip_score, "preference": self.preference}
+        return {name: model for name, model in named.items() if model}
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The names of the scores that they give."""
+        return (*self.models, *(VISION_SCORES if self.vision else ()))
+
+
+VISION_SCORES = ("vision_fidelity", "vision_alignment")
+OPINIONS = ("clip_score", "preference", *VISION_SCORES)
+
+
 class VerifierConfig(Frozen):
     """Which model judges, where, and from which scores on it accepts."""
 
     model: str = MINIATURE  # "miniature", a folder, or a hub id
     device: Device = "auto"
-    dtype: Dtype = "auto"
-    thresholds: Thresholds = Thresholds()
+    dtype: Dtype = "auto"  # auto: bfloat16 on a GPU that has it, else float32
+    compile: bool = False  # by torch.compile, when a worker first judges
+    thresholds: Thresholds | None = None
+    """None: the operating point that comes with the model, 0.5 and 0.5 where none does."""
+    opinions: OpinionsConfig = OpinionsConfig()
+    accept_if: dict[str, Opinion] = {}
+    """What second opinions must reach, by the names of their scores, for a picture to be accepted.
+    The verifier's own thresholds count in any case; an opinion that is not named is only kept."""
+
+    @model_validator(mode="after")
+    def _accept_if_names_opinions(self) -> Self:
+        for name in self.accept_if:
+            if name not in OPINIONS:
+                reason = f"accept_if: no score {name!r}; {nearest(name, OPINIONS)}"
+            elif name not in self.opinions.scores:
+                needed = "vision" if name in VISION_SCORES else name
+                reason = f"accept_if: {name!r} needs a model in verifier.opinions.{needed}"
+            else:
+                continue
+            raise PydanticCustomError("accept_if", "{reason}", {"reason": reason})
+        return self
 
 
 class Run(Frozen):
@@ -119,10 +168,12 @@ class Run(Frozen):
     instructions: Instructions
     endpoint: EndpointConfig = EndpointConfig()
     price: Price | None = None  # of the prompter's model, where one is known
+    vision_price: Price | None = None  # of the model that gives a second opinion
     proposer: ProposerConfig
     proposers: Annotated[tuple[ProposerRef, ...], Field(min_length=1)]  # all that draw in it
     verifier: VerifierConfig
     verifier_ref: ModelRef
+    opinion_refs: dict[str, ModelRef] = {}  # the weights behind verifier.opinions, by opinion
     versions: dict[str, str]  # of the libraries that shape the pixels and the scores
     created_at: str  # ISO 8601, UTC
     base_prompts: int | None = None  # how many there are, once all have been enqueued
@@ -151,6 +202,16 @@ class Run(Frozen):
         )
 
     @property
+    def thresholds(self) -> Thresholds:
+        """The verifier's operating point; frozen with the run, whether configured or its own."""
+        return self.verifier.thresholds or Thresholds()
+
+    @property
+    def asks_endpoint(self) -> bool:
+        """Whether a language model is paid for anything of it."""
+        return self.prompter.kind == "openai" or bool(self.verifier.opinions.vision)
+
+    @property
     def proposals_per_prompt(self) -> int:
         """The same for every prompt, whatever its category."""
         every = len(self.proposers) if self.proposer.route == "all" else 1
@@ -163,7 +224,7 @@ class Run(Frozen):
     @property
     def identity(self) -> dict[str, object]:
         """What two calls under one name must agree on."""
-        mutable = {
+        mutable: set[str] = {
             "versions",
             "created_at",
             "base_prompts",
@@ -172,5 +233,8 @@ class Run(Frozen):
             "written_off",
             "endpoint",
             "price",
+            "vision_price",
         }
-        return self.model_dump(mode="json", exclude=mutable)
+        same = self.model_dump(mode="json", exclude=mutable)
+        same["verifier"]["thresholds"] = self.thresholds.model_dump(exclude={"chosen_by"})
+        return same

@@ -15,6 +15,8 @@ from pipeline.types import ModelRef
 
 WEIGHTS = Path(__file__).parent / "miniature" / "weights"
 PICKLES = {".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"}
+SAID_OF_IT = {"robustness.json"}
+"""Files in a model's folder that loading never reads: they may come later, and are not hashed."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -65,10 +67,20 @@ def fingerprint(name: str, part: str) -> ModelRef:
     except RepositoryNotFoundError as error:
         raise ModelError(f"no model {name!r} on the hub, nor a folder of that name") from error
     except Exception as error:  # whatever the hub's HTTP library of the day raises
-        raise ServiceError(
-            f"the hub cannot be asked for {name!r}: {_first_line(error)}; "
-            "give a folder instead to work offline"
-        ) from error
+        raise _hub_away(name, error) from error
+
+
+def local(name: str, ref: ModelRef | None, part: str) -> Path:
+    """The folder with a model's files on this machine.
+
+    ref: the weights that a run was made for; without it, whatever the name stands for.
+    Raises as `location` and `fetch` do.
+    """
+    if ref is None:
+        folder = folder_of(name, part)
+        return folder or fetch(name, None)
+    where, revision = location(ref, part)
+    return Path(where) if Path(where).is_dir() else fetch(where, revision)
 
 
 def location(ref: ModelRef, part: str) -> tuple[str, str | None]:
@@ -89,11 +101,65 @@ def location(ref: ModelRef, part: str) -> tuple[str, str | None]:
     return str(folder), None
 
 
+def fetch(hub_id: str, revision: str | None) -> Path:
+    """The folder with a hub model's files, from the local cache where they are there.
+
+    Raises ModelError for a hub id that there is not, ServiceError where the hub cannot be asked.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    files = ["*.json", "*.txt", "*.safetensors"]
+    try:
+        try:
+            folder = Path(
+                snapshot_download(
+                    hub_id, revision=revision, allow_patterns=files, local_files_only=True
+                )
+            )
+            check_folder(folder)
+        except (OSError, ModelError):
+            folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
+            check_folder(folder)
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"no model {hub_id!r} on the hub, nor a folder of that name") from error
+    except (HfHubHTTPError, OSError, RuntimeError) as error:
+        raise _hub_away(hub_id, error) from error
+    return folder
+
+
+def fetch_file(ref: ModelRef, file: str) -> Path | None:
+    """One file of a hub model, at the commit that a run is made for; None if it has no such file.
+
+    Raises ServiceError where the hub cannot be asked.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(ref.name, file, revision=ref.weights.removeprefix("hub:")))
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError, but of a hub that is away
+        raise _hub_away(ref.name, error) from error
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # whatever the hub's HTTP library of the day raises
+        raise _hub_away(ref.name, error) from error
+
+
+def _hub_away(hub_id: str, error: Exception) -> ServiceError:
+    return ServiceError(
+        f"the hub cannot be asked for {hub_id!r}: {_first_line(error)}; "
+        "give a folder instead to work offline"
+    )
+
+
 @lru_cache(maxsize=16)
 def _hash_of(folder: Path) -> str:
     """SHA-256 over the names and contents of the files that loading reads."""
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
+        if path.name in SAID_OF_IT:
+            continue
         if path.is_file() and path.suffix in {".safetensors", ".json", ".txt", ".model"}:
             whole.update(str(path.relative_to(folder)).encode() + b"\0")
             with path.open("rb") as file:

@@ -3,8 +3,9 @@
 import hashlib
 import io
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from pipeline.errors import ItemError
 from pipeline.proposer.diffusion import Drawing
 from pipeline.types import Proposal
 
@@ -27,11 +28,30 @@ def encode(drawing: Drawing, proposal: Proposal) -> bytes:
 
 
 def decode(png: bytes) -> Drawing:
-    """Raises OSError if the bytes are no whole picture."""
-    image = Image.open(io.BytesIO(png))
-    image.load()
-    notes = image.info
-    return Drawing(image.convert("RGB"), int(notes.get(_UNREAD, 0)), upcast=_UPCAST in notes)
+    """Raises ItemError if the bytes are no whole picture."""
+    try:
+        image = Image.open(io.BytesIO(png))
+        image.load()
+        notes = image.info
+        unread = int(notes.get(_UNREAD, 0))
+        return Drawing(as_seen(image), unread, upcast=_UPCAST in notes)
+    except UnidentifiedImageError as error:
+        raise ItemError("its picture cannot be read: its bytes are no image") from error
+    # Pillow says SyntaxError of a PNG whose chunks are broken.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ItemError(f"its picture cannot be read: {' '.join(str(error).split())}") from error
+
+
+def as_seen(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent, on white. Raises ItemError for pixels of more than 8 bits."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith(("I", "F")):
+        raise ItemError(f"its pixels are of mode {image.mode}, and 8 bits a channel are needed")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def sha256(png: bytes) -> str:

@@ -18,6 +18,8 @@ RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
+Opinion = Annotated[float, Field(allow_inf_nan=False)]
+"""Another model's score, on that model's own scale."""
 
 
 def digest(content: Any) -> str:
@@ -304,6 +306,9 @@ class Thresholds(Frozen):
 
     fidelity: Score = 0.5
     alignment: Score = 0.5
+    chosen_by: str = ""
+    """Which operating point this is: what its verifier's training chose it by, "configuration", or
+    "default" for a verifier that comes with none. "": not known."""
 
 
 class ClauseScore(Frozen):
@@ -318,15 +323,20 @@ class Verdict(Frozen):
     """The verifier's scores of one proposal, both in [0, 1], clause by clause.
 
     fidelity: is the hand right? alignment: does the picture show what the prompt says?
-    A prompt that the verifier can read at once has one clause.
+    A prompt that the verifier can read at once has one clause. opinions: the scores of other
+    models, by name, each on its own scale; unheard: those that gave none, and why. accept_if: the
+    opinions that count, and what each must reach; one that is unheard reaches nothing.
     """
 
-    model_config = ConfigDict(extra="ignore")  # `accepted` is derived, and ignored when read back
+    model_config = ConfigDict(extra="ignore")  # what is derived is ignored when read back
 
     fidelity: Score
     alignment: Score
     clauses: Annotated[tuple[ClauseScore, ...], Field(min_length=1)]
     thresholds: Thresholds
+    opinions: dict[str, Opinion] = {}
+    unheard: dict[str, str] = {}
+    accept_if: dict[str, Opinion] = {}
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -334,7 +344,25 @@ class Verdict(Frozen):
         return (
             self.fidelity >= self.thresholds.fidelity
             and self.alignment >= self.thresholds.alignment
+            and not self.objections
         )
+
+    @property
+    def objections(self) -> tuple[str, ...]:
+        """The opinions that do not reach what they must."""
+        return tuple(
+            name
+            for name, least in self.accept_if.items()
+            if name not in self.opinions or self.opinions[name] < least
+        )
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def failing_clause(self) -> str | None:
+        """Of a prompt in several clauses that the picture does not show, the one it shows least."""
+        if len(self.clauses) == 1 or self.alignment >= self.thresholds.alignment:
+            return None
+        return min(self.clauses, key=lambda clause: clause.alignment).text
 
 
 class Record(Frozen):
@@ -350,6 +378,7 @@ class Record(Frozen):
     verdict: Verdict
     unread_tokens: int = 0  # tokens of the prompt that the proposer's text encoders could not take
     upcast: bool = False  # decoded again in float32, since half precision gave no picture
+    usage: Usage = Usage()  # what its second opinions were paid for
 
 
 class Failure(Frozen):

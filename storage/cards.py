@@ -40,6 +40,7 @@ class CardFacts(Frozen):
     proposers: tuple[ProposerRef, ...]
     verifier: ModelRef
     thresholds: Thresholds
+    accept_if: dict[str, float] = {}  # what second opinions had to reach
     title: str = ""  # empty: made from the run's name
     license: str = "other"  # an identifier that the Hugging Face Hub knows
 

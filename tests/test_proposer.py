@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import MINIATURE, ProposerConfig
-from pipeline.errors import ModelError
+from pipeline.errors import ItemError, ModelError
 from pipeline.models import fingerprint
 from pipeline.pictures import decode, encode, sha256
 from pipeline.proposer.diffusion import DiffusionProposer, Drawing
@@ -136,7 +136,7 @@ def test_the_same_drawing_gives_the_same_bytes() -> None:
 def test_half_a_picture_is_an_error() -> None:
     png = encode(_drawing(), _proposal("a mug"))
     for part in (b"", png[:20], png[: len(png) // 2]):
-        with pytest.raises(OSError):
+        with pytest.raises(ItemError):
             decode(part)
 
 

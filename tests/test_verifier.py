@@ -268,10 +268,9 @@ def miniature() -> Verifier:
 def test_miniature_prefers_a_true_caption_to_a_wrong_one(
     miniature: Verifier, attribute: str, least: int
 ) -> None:
-    from pipeline.miniature.captions import full, swapped
+    from pipeline.miniature.captions import full, scene_of, swapped
     from pipeline.miniature.render import render
     from pipeline.miniature.scenes import sample
-    from pipeline.miniature.verifier_data import scene_of
 
     rng = random.Random(7)
     cases = list(sample(3, 60, 0.0, 0.0, held_out=True))

@@ -184,6 +184,42 @@ def save_tiny_sd3(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def save_tiny_clip(folder: Path, *, seed: int = 0, text_length: int = 16) -> Path:
+    """A CLIPModel with tokenizer and image processor, that reads letters and 32x32 pictures."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    torch.manual_seed(seed)
+    letters = string.ascii_lowercase + string.digits + ".,-'"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{each}</w>" for each in letters)]
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    text = small | {
+        "vocab_size": len(words),
+        "max_position_embeddings": text_length,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    classes: Any = (CLIPModel, CLIPConfig, CLIPTokenizer, CLIPImageProcessorPil)  # types are lost
+    model, settings, tokenizer, processor = classes
+    vision = small | {"image_size": 32, "patch_size": 16}
+    model(settings(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(
+        folder
+    )
+    vocab = {word: index for index, word in enumerate(words)}
+    tokenizer(vocab=vocab, merges=[], model_max_length=text_length).save_pretrained(folder)
+    processor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder
+    )
+    return folder
+
+
 def save_lora(base: Path, folder: Path, *, seed: int = 0) -> Path:
     """A low-rank adapter with random weights, which change what the base draws."""
     import torch

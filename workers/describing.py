@@ -37,7 +37,7 @@ class Describer:
                 run,
                 self.endpoint,
                 self.answers,
-                _admission(folder, run, broker),
+                admission_of(folder, run, broker),
             )
         self.prompter: Prompter = load_prompter(
             run,
@@ -95,7 +95,8 @@ class Describer:
         return self._asker.ask(request)
 
 
-def _admission(folder: RunFolder, run: Run, broker: Broker) -> Admission:
+def admission_of(folder: RunFolder, run: Run, broker: Broker) -> Admission:
+    """A run's way to its endpoints, with what it has spent so far."""
     admission = Admission(broker.client, run.name, broker.address)
     if admission.spent() is None:  # a new run, or a Redis that has forgotten
         admission.restore(spending(folder).usd or 0.0)

@@ -28,6 +28,8 @@ from pipeline.types import (
     Proposal,
     ProposalBatch,
 )
+from pipeline.verifier.operating_point import operating_point
+from pipeline.verifier.opinions import freeze
 from storage.answers import Answers
 from storage.objects import ObjectStore
 from storage.progress import Progress
@@ -62,6 +64,8 @@ def new_run(settings: Settings, name: str, store: ObjectStore) -> Run:
     Raises InputError for files and models that cannot be used, ModelError among them.
     """
     taxonomy = load_taxonomy(settings.prompter.taxonomy)
+    verifier, verifier_ref = settings.verifier, fingerprint(settings.verifier.model, "verifier")
+    thresholds = operating_point(verifier, verifier_ref)
     run = Run(
         name=check_run_name(name),
         prompter=settings.prompter,
@@ -69,18 +73,21 @@ def new_run(settings: Settings, name: str, store: ObjectStore) -> Run:
         instructions=load_instructions(settings.prompter.instructions),
         endpoint=settings.endpoint,
         price=_price(settings),
+        vision_price=_vision_price(settings),
         proposer=settings.proposer,
         proposers=proposers_of(settings.proposer, taxonomy, store),
-        verifier=settings.verifier,
-        verifier_ref=fingerprint(settings.verifier.model, "verifier"),
+        verifier=verifier.model_copy(update={"thresholds": thresholds}),
+        verifier_ref=verifier_ref,
+        opinion_refs=freeze(verifier.opinions),
         versions={library: importlib.metadata.version(library) for library in LIBRARIES},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    if run.endpoint.spend_limit_usd and run.prompter.kind == "openai" and run.price is None:
-        raise InputError(
-            f"endpoint.spend_limit_usd needs a price, and prices {run.endpoint.prices!r} have none "
-            f"for {run.prompter.model!r}: name a file of your own in endpoint.prices"
-        )
+    for model, price in _paid(run):
+        if run.endpoint.spend_limit_usd and price is None:
+            raise InputError(
+                f"endpoint.spend_limit_usd needs a price, and prices {run.endpoint.prices!r} have "
+                f"none for {model!r}: name a file of your own in endpoint.prices"
+            )
     return run
 
 
@@ -95,6 +102,10 @@ def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
         from pipeline.prompter.endpoint import Endpoint
 
         Endpoint(run.prompter, run.endpoint.timeout_s).check()
+    if run.verifier.opinions.vision:
+        from workers.seeing import endpoint_of
+
+        endpoint_of(run.verifier, run.endpoint.timeout_s).check()
     if folder.exists():
         there = folder.read()
         key, old, new = _first_difference(there.identity, run.identity)
@@ -103,9 +114,10 @@ def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
                 f"run {name!r} exists with another configuration: {key} is {old!r} there and "
                 f"{new!r} now; take another --run name"
             )
-        if (there.endpoint, there.price) != (run.endpoint, run.price):
-            now = {"endpoint": run.endpoint, "price": run.price}
-            folder.write(there.model_copy(update=now))
+        now = {name: getattr(run, name) for name in ("endpoint", "price", "vision_price")}
+        changed = there.model_copy(update=now)
+        if changed != there:
+            folder.write(changed)
     else:
         folder.write(run)
     return folder
@@ -246,6 +258,19 @@ def _price(settings: Settings) -> Price | None:
     if settings.prompter.kind == "grammar":
         return None
     return load_price(settings.endpoint.prices, settings.prompter.model)
+
+
+def _vision_price(settings: Settings) -> Price | None:
+    vision = settings.verifier.opinions.vision
+    return load_price(settings.endpoint.prices, vision) if vision else None
+
+
+def _paid(run: Run) -> Iterator[tuple[str, Price | None]]:
+    """The language models that it asks, and their prices."""
+    if run.prompter.kind == "openai":
+        yield run.prompter.model, run.price
+    if run.verifier.opinions.vision:
+        yield run.verifier.opinions.vision, run.vision_price
 
 
 def _without_judged(

@@ -101,9 +101,7 @@ class Watch:
         self._broker, self._crew, self._show = broker, crew, show
         run = self.progress.run
         self._admission = (
-            Admission(broker.client, run.name, broker.address)
-            if run.prompter.kind == "openai"
-            else None
+            Admission(broker.client, run.name, broker.address) if run.asks_endpoint else None
         )
         self._next_look = 0.0
         self._done, self._changed_at, self._longest_silence_s = -1, time.monotonic(), 0.0

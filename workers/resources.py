@@ -1,5 +1,6 @@
 """What a worker works with: store, broker and models, each loaded once, when first needed."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from workers.settings import settings
 
 if TYPE_CHECKING:
     from pipeline.proposer.diffusion import Proposer
+    from pipeline.verifier.opinions import Opinion
     from pipeline.verifier.vilt import Verifier
     from workers.describing import Describer
 
@@ -51,8 +53,12 @@ def _describer(name: str, prompter: str, limits: str) -> "Describer":
 
 @lru_cache(maxsize=1)
 def threads() -> ThreadPoolExecutor:
-    """For reads and writes that wait on the store."""
-    return ThreadPoolExecutor(max_workers=8)
+    """For reads and writes that wait on the store.
+
+    One a core: beyond that they only take turns with the model's own thread on the GIL. On two
+    cores, two were 5% faster than eight in drawing and in judging.
+    """
+    return ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2))
 
 
 @lru_cache(maxsize=1)
@@ -94,12 +100,52 @@ def adapter_folder(adapter: Adapter) -> Path:
     return registry.folder_of(adapter, store_of(settings()), settings().state_dir / "models")
 
 
-@lru_cache(maxsize=1)
 def verifier(config: VerifierConfig, ref: ModelRef) -> "Verifier":
+    """The same one for runs that differ only in what they accept."""
+    others = {"thresholds", "opinions", "accept_if"}
+    return _verifier(config.model_dump_json(exclude=others), ref)
+
+
+@lru_cache(maxsize=1)
+def _verifier(config: str, ref: ModelRef) -> "Verifier":
     from pipeline.verifier.vilt import Verifier
 
     _quiet()
-    return Verifier.load(config, ref)
+    return Verifier.load(VerifierConfig.model_validate_json(config), ref)
+
+
+def opinions(name: str) -> "list[Opinion]":
+    """Those that a run asks for beside its verifier's."""
+    config, refs = run(name).verifier, run(name).opinion_refs
+    found: list[Opinion] = []
+    if config.opinions.models:
+        used = {"device", "dtype", "opinions"}
+        found += _opinion_models(
+            config.model_dump_json(include=used), tuple(sorted(refs.items(), key=lambda of: of[0]))
+        )
+    if config.opinions.vision:
+        now = folder(name).read()
+        found.append(_vision(name, now.model_dump_json(include={"endpoint", *_PAID})))
+    return found
+
+
+_PAID = {"vision_price", "retried"}  # of a run, what is not frozen
+
+
+@lru_cache(maxsize=1)
+def _opinion_models(config: str, refs: tuple[tuple[str, ModelRef], ...]) -> "list[Opinion]":
+    from pipeline.verifier.opinions import load_models
+
+    _quiet()
+    return load_models(VerifierConfig.model_validate_json(config), dict(refs))
+
+
+@lru_cache(maxsize=16)
+def _vision(name: str, limits: str) -> "Opinion":
+    """Made anew when what is not frozen of a run changes."""
+    from workers.seeing import vision_of
+
+    return vision_of(folder(name), folder(name).read(), broker())
 
 
 def _quiet() -> None:

@@ -55,7 +55,9 @@ def aggregate(clauses: list[ClauseScore]) -> tuple[Score, Score]:
     """Fidelity and alignment of a whole prompt from its clauses' scores.
 
     Fidelity is their mean: every clause is read beside the same hand. Alignment is their minimum:
-    a picture shows the prompt only if it shows each clause. A choice, not yet a finding.
+    a picture shows the prompt only if it shows each clause. For alignment the minimum
+    beats the mean, and a learned mixture of both is no better; for fidelity they do not differ:
+    `python -m bench.verifier --aggregation`.
     """
     fidelity = sum(clause.fidelity for clause in clauses) / len(clauses)
     return fidelity, min(clause.alignment for clause in clauses)

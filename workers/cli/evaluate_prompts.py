@@ -245,7 +245,7 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 
 def _judged_by(run: Run) -> tuple[object, ...]:
     """What acceptance depends on beside the prompts."""
-    return run.proposers, run.proposer.sampler, run.verifier_ref, run.verifier.thresholds
+    return run.proposers, run.proposer.sampler, run.verifier_ref, run.thresholds
 
 
 # The table

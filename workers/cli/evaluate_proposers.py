@@ -279,7 +279,7 @@ def as_json(evaluated: Evaluated) -> Mapping[str, object]:
     """What programs may read."""
     return {
         "run": evaluated.run.name,
-        "thresholds": evaluated.run.verifier.thresholds.model_dump(),
+        "thresholds": evaluated.run.thresholds.model_dump(),
         "notes": evaluated.notes,
         **asdict(evaluated.evaluation),
     }

@@ -28,7 +28,8 @@ def write_dataset(folder: RunFolder, tally: Tally, to: Path, format: ExportForma
         prompter=run.prompter_ref.name,
         proposers=run.proposers,
         verifier=run.verifier_ref,
-        thresholds=run.verifier.thresholds,
+        thresholds=run.thresholds,
+        accept_if=run.verifier.accept_if,
     )
     accepted = (record for record in records(folder) if record.verdict.accepted)
     return export(accepted, lambda each: folder.read_image(each.id), to, format, facts).images

@@ -163,11 +163,13 @@ class _Strip:
         self.title = wrap(base, self.base_width, TITLE_PX, TITLE_LINES)
         self.texts = [wrap(r.prompt.text, self.prompt_width, TEXT_PX, TEXT_LINES) for r in rows]
         self.notes = [self._note(row) for row in rows]
-        thresholds = run.verifier.thresholds
+        thresholds = run.thresholds
         foot = (
             f"Accepted: fidelity at least {thresholds.fidelity:g} "
             f"and alignment at least {thresholds.alignment:g}."
         )
+        for name, least in sorted(run.verifier.accept_if.items()):
+            foot = f"{foot[:-1]}, {name} at least {least:g}."
         if prompts > len(rows):
             foot += f" {len(rows)} of {count(prompts)} detailed prompts are shown."
         self.foot = wrap(foot, WIDTH_PX - 2 * MARGIN_PX, SMALL_PX, 2)
