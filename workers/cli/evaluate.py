@@ -168,3 +168,73 @@ def proposers(
         print(*(f"{kind:<5} {path}" for kind, path in paths.items()), sep="\n")
     if failed:
         raise typer.Exit(1)
+
+
+@evaluate.command()
+def verifier(
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Labels that it has not learned from: a JSONL file, or a set in the store; may be "
+            "repeated."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--verifier", metavar="MODEL", help="A folder or hub id; by default verifier.model."
+        ),
+    ] = None,
+    number: Annotated[
+        int, typer.Option("--count", min=20, help="Labelled pictures, at most.")
+    ] = 400,
+    out: Annotated[
+        Path, typer.Option(help="Where robustness.html, robustness.json and ROBUSTNESS.md go.")
+    ] = Path("ppv-out/verifier"),
+    into_card: Annotated[
+        bool,
+        typer.Option(
+            "--into-card",
+            help="Put the figures into the verifier's folder, and what it cannot tell into its "
+            "README.md.",
+        ),
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the choice of pictures, of noise and of edits.")
+    ] = 20_260_501,
+    as_json: options.Json = False,
+    set_: options.Set = None,
+) -> None:
+    """Try a verifier on transformed pictures and edited prompts, and say what it cannot tell.
+
+    Pictures that people labelled are cropped, blurred, mirrored, covered and so on in growing
+    strength, and their prompts get another colour, object, hand or number of hands. Second opinions
+    that are configured are measured on the same labels.
+    """
+    from rich.console import Console
+
+    from pipeline.errors import InputError
+    from pipeline.taxonomy import load_taxonomy
+    from workers.cli import evaluate_verifier as work
+    from workers.cli.label_sources import label_sources
+    from workers.settings import settings
+
+    if not labels:
+        raise InputError("give --labels FILE or --labels SET: pictures that people have labelled")
+    here = settings()
+    config = here.verifier.model_copy(update={"model": model} if model else {})
+    card = work.card_folder(config.model) if into_card else None
+    with label_sources(labels, here.state_dir) as sources:
+        taxonomy = load_taxonomy(here.prompter.taxonomy)
+        evaluated = work.evaluate_verifier(sources, taxonomy, config, here.endpoint, number, seed)
+    paths = work.write(evaluated, out, card)
+    if as_json:
+        print(evaluated.report.model_dump_json())
+        return
+    console = Console()
+    for table in work.tables(evaluated.report):
+        console.print(table)
+    print(
+        "What it cannot tell:", *evaluated.report.limits or ["nothing that was found"], sep="\n  "
+    )
+    print(*(f"{kind:<5} {path}" for kind, path in paths.items()), sep="\n")
