@@ -242,7 +242,7 @@ def _finish(
             for name, some in plan.parts.items()
         },
         label_sets=tuple(
-            LabelSet(name=_short(source.name), labels=len(source.labels), hash=source.hash)
+            LabelSet(name=source.short, labels=len(source.labels), hash=source.hash)
             for source in plan.sources
         ),
         annotators=plan.agreed.annotators,
@@ -286,11 +286,6 @@ def _forget_checkpoints(to: Path, accelerator: Accelerator) -> None:
     """Of a training that was cut off after its last word."""
     if accelerator.is_main_process:
         shutil.rmtree(to / CHECKPOINTS, ignore_errors=True)
-
-
-def _short(name: str) -> str:
-    """Of a file only its own name and its folder's: a card goes to others."""
-    return "/".join(Path(name).parts[-2:])
 
 
 def _said(aucs: Sequence[float | None]) -> str:

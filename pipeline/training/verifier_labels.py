@@ -39,6 +39,11 @@ class Source:
     picture: Callable[[Label], Path]
 
     @property
+    def short(self) -> str:
+        """For cards, which go to others: of a file only its own name and its folder's."""
+        return "/".join(Path(self.name).parts[-2:])
+
+    @property
     def hash(self) -> str:
         """Of what it says."""
         return digest([label.model_dump(mode="json") for label in self.labels])

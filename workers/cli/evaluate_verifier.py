@@ -79,7 +79,7 @@ def evaluate_verifier(
     report = Report(
         verifier=ref,
         thresholds=thresholds,
-        sources=tuple(source.name for source in sources),
+        sources=tuple(source.short for source in sources),
         pictures=len(items),
         labelled=len(labelled),
         base_prompts=len({item.base for item in items}),
