@@ -94,6 +94,13 @@ def press(page: Page, *keys: str) -> None:
         settle(page)
 
 
+def go(page: Page, key: str, there: str) -> None:
+    """To another page of the three, until it shows this and listens to keys."""
+    with page.expect_navigation():  # until it is loaded
+        page.keyboard.press(key)
+    page.locator(there).first.wait_for()
+
+
 def settle(page: Page) -> None:
     """Until no key waits for its answer."""
     wait_until(lambda: page.evaluate("waiting.length === 0 && underWay === 0"))
@@ -194,7 +201,7 @@ def test_a_button_that_has_the_focus_is_pressed_by_enter(page: Page, shared: Pat
 
 
 def test_a_sweep_marks_by_keys_and_sends_the_rest(page: Page, shared: Path) -> None:
-    page.keyboard.press("g")
+    go(page, "g", ".cell")
     cells = page.locator(".cell")
     cells.last.wait_for()
     assert cells.count() == 100
@@ -262,8 +269,7 @@ def test_no_width_scrolls_sideways(
 ) -> None:
     with opened(browser, server, viewport={"width": width, "height": 740}) as page:
         for key, there in (("o", ".desk"), ("g", ".cell"), ("d", ".done")):
-            page.keyboard.press(key)
-            page.locator(there).first.wait_for()
+            go(page, key, there)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -284,8 +290,7 @@ def test_on_a_phone_all_is_in_reach(browser: Browser, server: LabelCommand, shar
 
 def test_assistive_technology_finds_its_way(page: Page) -> None:
     for key, there in (("o", ".desk"), ("g", ".cell"), ("d", ".done")):
-        page.keyboard.press(key)
-        page.locator(there).first.wait_for()
+        go(page, key, there)
         assert page.locator("h1").count() == 1
         assert page.locator("html").get_attribute("lang") == "en"
         assert page.title() == "Labels of demo · ppv"
@@ -373,8 +378,7 @@ def test_pictures_that_are_gone_are_passed_over(browser: Browser, tmp_path: Path
         assert re.match(r"Passed over: picture \w{32}, which is (gone|broken)", news)
         page.keyboard.press("Enter")
         page.locator(f'[data-picture="{records[3].id}"]').wait_for()
-        page.keyboard.press("g")
-        page.locator(".cell").first.wait_for()
+        go(page, "g", ".cell")
 
         assert page.locator(".cell").count() == 5
         assert "2 gone or broken" in str(page.locator(".counts").text_content())
@@ -442,10 +446,8 @@ def test_two_annotators_see_how_far_they_agree_and_where_not(
     ):
         assert "0 of 0 alike" in str(page.locator(".agreement").text_content())
         assert page.locator('#desk [aria-pressed="true"]').count() == 0
-        page.keyboard.press("d")
-        page.get_by_role("heading", name="No disagreement").wait_for()
-        page.keyboard.press("o")
-        page.locator(".desk").wait_for()
+        go(page, "d", "h2:has-text('No disagreement')")
+        go(page, "o", ".desk")
         hers = {label.id: label.said for label in last_said(journal(tmp_path)).values()}
         for number in range(8):
             said = hers[picture(page)].fidelity
@@ -457,8 +459,7 @@ def test_two_annotators_see_how_far_they_agree_and_where_not(
         # 7 of 8 alike, both say yes to about half: kappa is (7/8 - 1/2) / (1 - 1/2) = 3/4.
         line = str(page.locator(".agreement").text_content())
         assert re.search(r"with ann:\s*fidelity κ 0\.75\s*\(7 of 8 alike\)", line), line
-        page.keyboard.press("d")
-        page.locator(".disputed").wait_for()
+        go(page, "d", ".disputed")
         assert page.locator(".disputed li").count() == 1
         page.locator(".disputed a").focus()
         page.keyboard.press("Enter")
