@@ -55,8 +55,7 @@ def _describer(name: str, prompter: str, limits: str) -> "Describer":
 def threads() -> ThreadPoolExecutor:
     """For reads and writes that wait on the store.
 
-    One a core: beyond that they only take turns with the model's own thread on the GIL. On two
-    cores, two were 5% faster than eight in drawing and in judging.
+    One a core: beyond that they only take turns with the model's own thread on the GIL.
     """
     return ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2))
 
