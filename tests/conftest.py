@@ -19,6 +19,8 @@ from storage.s3 import S3Config
 from workers.broker import Broker
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.training import Studio
 
 
@@ -203,3 +205,21 @@ def studio(tmp_path: Path) -> "Studio":
 # Torch's threads must not spin while they wait: on shared cores that costs a hundredfold. Read
 # when torch is first imported, here and in child processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A real one. Not for the whole session: while it lives, no other event loop can run."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        reason = "NO BROWSER: no page is tested in one (Debian: apt-get install chromium)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield launched
+        launched.close()

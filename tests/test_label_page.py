@@ -2,9 +2,7 @@
 
 import http.client
 import io
-import os
 import re
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from pipeline.labels import Said, last_said
 from storage.folder import FolderStore
@@ -28,21 +26,6 @@ HOSTILE = (
     "يد تمسك كوبًا أحمر \u202e reversed",
     "unbreakable" * 400,
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        reason = "NO BROWSER: the page is not tested in one (Debian: apt-get install chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -273,9 +256,10 @@ def test_no_width_scrolls_sideways(
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_on_a_phone_all_is_in_reach(browser: Browser, server: LabelCommand, shared: Path) -> None:
+def test_on_a_phone_all_is_in_reach(browser: Browser, tmp_path: Path) -> None:
+    a_run_to_label(tmp_path / "store", 4)
     phone = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True}
-    with opened(browser, server, **phone) as page:
+    with labelling(tmp_path) as server, opened(browser, server, **phone) as page:
         first = picture(page)
         for key in ("a", "s", "k", "l", "enter"):
             box = page.locator(f'[data-key="{key}"]').bounding_box()
@@ -285,7 +269,7 @@ def test_on_a_phone_all_is_in_reach(browser: Browser, server: LabelCommand, shar
         page.wait_for_function("(id) => document.querySelector('.desk').dataset.picture !== id",
                                arg=first)  # fmt: skip
 
-        assert last_said(journal(shared))["ann", first].said == Said(True, True)
+        assert last_said(journal(tmp_path))["ann", first].said == Said(True, True)
 
 
 def test_assistive_technology_finds_its_way(page: Page) -> None:

@@ -1,7 +1,6 @@
 """`ppv evaluate verifier`: transformations, edits, figures worked by hand, command and page."""
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
 from bench.provider import Provider
@@ -638,21 +637,6 @@ def test_the_commands_defaults_are_the_librarys() -> None:
 
 
 HOSTILE = '<script>window.hacked = 1</script> </style> "><img src=x> {{ 7 * 7 }} \u202e'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        reason = "NO BROWSER: the page is not tested in one (Debian: apt-get install chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

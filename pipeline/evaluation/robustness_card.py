@@ -85,8 +85,10 @@ def into_card(report: Report, folder: Path) -> None:
     path = folder / README
     try:
         readme = path.read_text("utf-8") if path.exists() else "# A verifier"
-        path.write_text(with_section(readme, report), "utf-8")
         write_card(report, folder)
+        partial = path.with_name(f".{README}.partial")
+        partial.write_text(with_section(readme, report), "utf-8")
+        partial.replace(path)  # what training wrote there cannot be had again
     except OSError as error:
         raise InputError(f"{str(error.filename)!r} cannot be written: {error.strerror}") from None
 

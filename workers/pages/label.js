@@ -7,6 +7,7 @@ const JUDGING = /^([0-9aksl]|enter)$/;
 const SMALL_PX = 256; // pictures below are shown with their pixels
 const waiting = [];
 let underWay = 0;
+let listening = false; // a button pressed before htmx has taken it over does nothing
 
 // What a key is called here. On a keyboard of other letters, its place counts.
 function named(event) {
@@ -19,7 +20,7 @@ function named(event) {
 // What is not to be seen is not to be judged: such keys wait for a picture that still loads, and
 // ask once more for one that is broken.
 function pump() {
-  while (waiting.length && underWay === 0) {
+  while (listening && waiting.length && underWay === 0) {
     if (JUDGING.test(waiting[0]) && loading()) return;
     press(waiting.shift());
   }
@@ -121,4 +122,7 @@ document.addEventListener("error", (event) => {
   look();
 }, true);
 [...document.images].forEach(scale);
-look();
+document.addEventListener("DOMContentLoaded", () => { // after htmx, whose script comes first
+  listening = true;
+  look();
+});
