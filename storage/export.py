@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import InputError, ItemError
 from pipeline.types import Frozen, Record
@@ -66,7 +66,7 @@ def export(
     pictures = _Pictures(records, image_of)
     write = {"hf": _write_hf, "webdataset": _write_webdataset, "imagefolder": _write_imagefolder}
     files = total = 0
-    with _replaced(to) as folder, (folder / SUMS).open("w", encoding="utf-8") as sums:
+    with replaced(to) as folder, (folder / SUMS).open("w", encoding="utf-8") as sums:
         for path in write[format](pictures, folder, shard_bytes):
             print(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}", file=sums)
             files += 1
@@ -89,19 +89,39 @@ class _Pictures:
 
     def __iter__(self) -> Iterator[tuple[Record, bytes]]:
         for record in self.records:
-            which = f"proposal {record.id} of run {record.run!r}"
-            try:
-                image = self.image_of(record)
-            except ObjectNotFound as error:
-                raise ImageDamaged(f"{which}: its picture is gone ({error})") from error
-            found = hashlib.sha256(image).hexdigest()
-            if found != record.image_sha256:
-                raise ImageDamaged(
-                    f"{which}: its picture is not the one that was judged "
-                    f"(SHA-256 {found}, and {record.image_sha256} in its record)"
-                )
+            image = checked_picture(record, self.image_of)
             self.count += 1
             yield record, image
+
+
+class Pictured(Protocol):
+    """Whatever says which picture is its own: a record, or less."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def run(self) -> str: ...
+    @property
+    def image_sha256(self) -> str: ...
+
+
+P = TypeVar("P", bound=Pictured)
+
+
+def checked_picture(which: P, image_of: Callable[[P], bytes]) -> bytes:
+    """A proposal's picture as it was judged. Raises ImageDamaged."""
+    what = f"proposal {which.id} of run {which.run!r}"
+    try:
+        image = image_of(which)
+    except ObjectNotFound as error:
+        raise ImageDamaged(f"{what}: its picture is gone ({error})") from error
+    found = hashlib.sha256(image).hexdigest()
+    if found != which.image_sha256:
+        raise ImageDamaged(
+            f"{what}: its picture is not the one that was judged "
+            f"(SHA-256 {found}, and {which.image_sha256} in its record)"
+        )
+    return image
 
 
 def _columns(record: Record) -> dict[str, Any]:
@@ -124,6 +144,26 @@ def _columns(record: Record) -> dict[str, Any]:
 
 def _write_hf(pictures: _Pictures, folder: Path, shard_bytes: int) -> Iterator[Path]:
     """Parquet shards whose schema says which column is an image. Gives each when it is done."""
+    groups = row_groups(pictures)
+    group = next(groups, None)
+    for shard in itertools.count():
+        path = folder / f"train-{shard:05}.parquet"
+        group = write_shard(path, group, groups, shard_bytes)
+        yield path
+        if group is None:
+            return
+
+
+RowGroup = list[dict[str, Any]]
+
+
+def write_shard(
+    path: Path, group: RowGroup | None, groups: Iterator[RowGroup], shard_bytes: int
+) -> RowGroup | None:
+    """A parquet file of this group of rows and those after it, until it is about as large.
+
+    Returns the next group, which begins the next shard; None if there is none.
+    """
     import pyarrow
     from datasets import Features, Image, Value
     from pyarrow.parquet import ParquetWriter
@@ -139,21 +179,16 @@ def _write_hf(pictures: _Pictures, folder: Path, shard_bytes: int) -> Iterator[P
             **{name: Value("string") for name in origin},
         }
     ).arrow_schema
-    groups = _row_groups(pictures)
-    group = next(groups, None)
-    for shard in itertools.count():
-        path = folder / f"train-{shard:05}.parquet"
-        with ParquetWriter(path, schema) as writer:  # without any rows still a file, with columns
-            while group is not None and path.stat().st_size < shard_bytes:
-                writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
-                group = next(groups, None)
-        yield path
-        if group is None:
-            return
+    with ParquetWriter(path, schema) as writer:  # without any rows still a file, with columns
+        while group is not None and path.stat().st_size < shard_bytes:
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+            group = next(groups, None)
+    return group
 
 
-def _row_groups(pictures: _Pictures) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
+def row_groups(pictures: Iterable[tuple[Record, bytes]]) -> Iterator[RowGroup]:
+    """The rows that are written at once."""
+    group: RowGroup = []
     size = 0
     for record, image in pictures:
         picture = {"bytes": image, "path": f"{record.id}.png"}
@@ -211,7 +246,7 @@ def _write_imagefolder(pictures: _Pictures, folder: Path, shard_bytes: int) -> I
 
 
 @contextmanager
-def _replaced(to: Path) -> Iterator[Path]:
+def replaced(to: Path) -> Iterator[Path]:
     """An empty folder beside `to` which takes its place at the end, or goes if anything fails."""
     to = to.resolve()
     _check_target(to)

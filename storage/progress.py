@@ -1,6 +1,6 @@
 """How far a run is, read from the store alone; each look reads only what is new since the last."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 from pipeline.config import Run
@@ -65,12 +65,14 @@ class Progress:
         self._described = Seen()  # of these, those that have detailed prompts after all
         self.tally = Tally()
 
-    def update(self) -> Tally:
+    def update(self, look: Callable[[Record], object] = lambda record: None) -> Tally:
+        """look: is shown each new record, so that whoever wants them need not read them again."""
         tally = self.tally
         if not tally.enqueued:
             self.run = self._folder.read()
             self._count_inputs()
         for record in self.new_records():
+            look(record)
             if record.id in self.failed:  # given up by one worker, done by another
                 tally.failed -= 1
             category = tally.by_category.setdefault(
@@ -111,7 +113,7 @@ class Progress:
 
     def new_records(self) -> Iterator[Record]:
         """The records that no earlier call has given, each proposal's once."""
-        for batch_id in self._folder.record_batches():
+        for batch_id in sorted(self._folder.record_batches()):  # so the same one, however listed
             if self._batches.add(batch_id):
                 for record in self._folder.records_of(batch_id):
                     if self.judged.add(record.id):

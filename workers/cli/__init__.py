@@ -9,6 +9,7 @@ import typer
 from pipeline.errors import InputError, PpvError, ServiceError
 from workers.cli import (
     cancel,
+    dataset,
     demo,
     doctor,
     enqueue,
@@ -57,6 +58,7 @@ for name, group in (
     ("evaluate", evaluate.evaluate),
     ("train", train.train),
     ("models", models.models),
+    ("dataset", dataset.dataset),
 ):
     cli.add_typer(group, name=name)
 

@@ -92,6 +92,47 @@ class _PlainLines:
         print(line, file=sys.stderr, flush=True)
 
 
+class Count(Protocol):
+    def __call__(self, stage: str, done: int, total: int | None) -> None: ...
+
+
+@contextmanager
+def counting() -> Iterator[Count]:
+    """A function to be called with how far a stage is: a bar each, or lines in a pipe."""
+    rates: dict[str, _Rate] = {}
+    if not console.is_terminal:
+        last: dict[str, float] = {}
+
+        def line(stage: str, done: int, total: int | None) -> None:
+            rate = rates.setdefault(stage, _Rate()).per_second(done)
+            now = time.monotonic()
+            if now - last.setdefault(stage, now) >= _PLAIN_EVERY_S:
+                last[stage] = now
+                of = f" of {total}, {_left((total - done) / rate)} left" if total and rate else ""
+                print(f"{stage}: {done}{of}, {rate:.1f}/s", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn()
+    rest = TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, *rest, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def bar(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, note="")
+            rate = rates.setdefault(stage, _Rate()).per_second(done)
+            note = f"[dim]{rate:.1f}/s[/]" if rate else ""
+            bars.update(tasks[stage], completed=done, total=total, note=note)
+
+        yield bar
+
+
+def _left(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes else "less than a minute"
+
+
 class _Rate:
     """Things a second since the first look that found new ones."""
 
