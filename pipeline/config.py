@@ -80,6 +80,9 @@ class ProposerConfig(Frozen):
     """Which pipeline and which of its specialists draw, where, and how."""
 
     model: str = MINIATURE  # "miniature", a folder, or a hub id
+    adapter: str = ""
+    """What the base itself draws with: NAME or NAME@VERSION of the store's models, such as one that
+    `ppv train finetune` made."""
     route: Literal["base", "specialist", "all"] | dict[str, Annotated[float, Field(ge=0)]] = "base"
     """Who draws a detailed prompt: the base; the specialist of its category; all of them, each
     images_per_prompt pictures; or shares of its pictures, such as {"base": 1, "specialist": 3},

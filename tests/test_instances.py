@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.training.instances import check_instances, read_picture, square
+from pipeline.training.instances import check_instances, cut_to, read_picture
 from tests.training import PX, noise, pictures
 
 Break = Callable[[Path], object]
@@ -199,7 +199,7 @@ def test_hidden_files_and_folders_are_passed_over(folder: Path) -> None:
 def test_the_middle_square_is_cut_out() -> None:
     wide = Image.new("RGB", (96, 48), "white")
     wide.paste("black", (24, 0, 72, 48))
-    cut, (top, left) = square(wide, 24)
+    cut, (top, left) = cut_to(wide, (24, 24))
     assert cut.size == (24, 24)
     assert (top, left) == (0, 12)
     assert cut.getextrema() == ((0, 0),) * 3 or max(cut.getextrema()[0]) < 60

@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.training.card import read_card
 from pipeline.training.categories import category_folders
 from pipeline.training.dreambooth import train
+from pipeline.training.dreambooth_plan import DreamBoothConfig
 from pipeline.training.lora import WEIGHTS
 from pipeline.training.plans import configured
 from pipeline.types import ModelRef
@@ -45,7 +46,7 @@ def test_without_a_token_the_class_is_of_other_categories(studio: Studio, base: 
 
 
 def test_the_recipe_of_the_miniature_suits_every_category() -> None:
-    config = configured("miniature", {"loop.steps": 7}, SAMPLER)
+    config = configured(DreamBoothConfig, "miniature", {"loop.steps": 7}, SAMPLER)
     assert config.loop.steps == 7
     assert config.loop.batch_size > 1
     for category in TAXONOMY.categories.values():

@@ -119,7 +119,7 @@ def test_half_precision_trains_weights_of_full_precision(
 
 def test_class_images_are_drawn_once_and_learned_beside(studio: Studio, base: ModelRef) -> None:
     trained = studio.train(base)
-    (drawn,) = studio.cache.iterdir()
+    (drawn,) = (studio.cache / "class-images").iterdir()
     assert len(list(drawn.glob("*.png"))) == trained.card.class_images == 2
     assert set(trained.card.losses) == {"loss", "instance", "prior"}
     before = {path: path.stat().st_mtime_ns for path in drawn.iterdir()}
@@ -129,14 +129,14 @@ def test_class_images_are_drawn_once_and_learned_beside(studio: Studio, base: Mo
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert not equal(weights(trained), weights(more))
     studio.train(base, "other", class_prompts=["a foot"])
-    assert len(list(studio.cache.iterdir())) == 2
+    assert len(list((studio.cache / "class-images").iterdir())) == 2
 
 
 def test_the_weight_of_the_prior_counts(studio: Studio, base: ModelRef) -> None:
     none = studio.train(base, "none", prior_loss_weight=0)
     assert set(none.card.losses) == {"loss"}
     assert none.card.class_images == 0
-    assert not studio.cache.exists()
+    assert not (studio.cache / "class-images").exists()
     one = studio.train(base, "one", prior_loss_weight=1.0)
     losses = one.card.losses
     assert losses["loss"] == pytest.approx(losses["instance"] + losses["prior"], abs=1e-5)

@@ -55,8 +55,8 @@ def test_sdxl_is_told_the_size_and_what_was_cut_off(studio: Studio, base_xl: Mod
     seen: list[torch.Tensor] = []
     real = dreambooth.Examples.batch
 
-    def spy(self: Any, rows: Any, generator: Any) -> Any:
-        batch = real(self, rows, generator)
+    def spy(self: Any, *given: Any) -> Any:
+        batch = real(self, *given)
         seen.append(batch["time_ids"])
         return batch
 

@@ -8,9 +8,10 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline.errors import InputError
-from pipeline.training import dreambooth
+from pipeline.training import tuning
 from pipeline.training.card import read_card
 from pipeline.training.categories import check_category
+from pipeline.training.dreambooth_plan import DreamBoothConfig
 from pipeline.training.loop import TrainingDiverged
 from pipeline.training.lora import WEIGHTS
 from pipeline.training.plans import configured
@@ -59,7 +60,7 @@ def test_a_folder_of_another_training_is_refused(studio: Studio, base: ModelRef)
     with pytest.raises(Stopped):
         studio.train(base, stop_after=2, **{"loop.checkpoint_every": 1})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dreambooth, "load_pipeline", None)  # it is seen before anything is loaded
+        patch.setattr(tuning, "load_pipeline", None)  # it is seen before anything is loaded
         with pytest.raises(InputError, match="other settings, pictures or weights"):
             studio.train(base, **{"loop.checkpoint_every": 1, "loop.learning_rate": 1e-3})
     studio.train(base, "done")
@@ -102,7 +103,7 @@ def test_grids_of_other_settings_are_drawn_anew(studio: Studio, base: ModelRef) 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     studio: Studio, base: ModelRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = dreambooth.Denoising.forward
+    real = tuning.Denoising.forward
     calls: list[int] = []
 
     def spoilt(self: Any, batch: Any) -> Any:
@@ -110,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
         losses = real(self, batch)
         return losses if len(calls) < 4 else losses | {"loss": losses["loss"] * math.nan}
 
-    monkeypatch.setattr(dreambooth.Denoising, "forward", spoilt)
+    monkeypatch.setattr(tuning.Denoising, "forward", spoilt)
     with pytest.raises(TrainingDiverged, match=r"step 4 .*nan.*checkpoint of step 000002 is kept"):
         studio.train(base, **{"loop.steps": 6, "loop.checkpoint_every": 2})
     out = studio.folder / "out"
@@ -153,5 +154,5 @@ def test_bad_pictures_are_found_before_a_model_is_loaded(
 )
 def test_a_wrong_setting_is_one_line(key: str, value: object, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint) as refused:
-        configured(None, {key: value}, SAMPLER)
+        configured(DreamBoothConfig, None, {key: value}, SAMPLER)
     assert "\n" not in str(refused.value)

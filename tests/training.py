@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from pipeline.taxonomy import load_taxonomy
 from pipeline.training.card import Trained
 from pipeline.training.dreambooth import train
+from pipeline.training.dreambooth_plan import DreamBoothConfig, DreamBoothPlan, plan_training
 from pipeline.training.loop import Point
 from pipeline.training.lora import WEIGHTS
-from pipeline.training.plans import Plan, configured, plan_training
+from pipeline.training.plans import configured
 from pipeline.types import ModelRef, Sampler
 
 PX = 32
@@ -57,8 +58,8 @@ class Studio:
         self.folder, self.cache = folder, folder / "cache"
         self.instances = pictures(folder / "pinch", 3)
 
-    def plan(self, base: ModelRef, **settings: Any) -> Plan:
-        config = configured(None, FAST | settings, SAMPLER)
+    def plan(self, base: ModelRef, **settings: Any) -> DreamBoothPlan:
+        config = configured(DreamBoothConfig, None, FAST | settings, SAMPLER)
         return plan_training("pinch", self.instances, TAXONOMY, base, config)
 
     def train(

@@ -21,13 +21,15 @@ from storage.objects import ObjectStore
 def proposers_of(
     config: ProposerConfig, taxonomy: Taxonomy, store: ObjectStore
 ) -> tuple[ProposerRef, ...]:
-    """The base, and after it every specialist that may draw under the configured route.
+    """The base, with its own adapter if there is one, and after it every specialist that may draw
+    under the configured route.
 
     Raises InputError for a route that cannot be, ModelError for a specialist that is not there.
     """
     check_routes(config, taxonomy)
     base = fingerprint(config.model, BASE)
-    refs = [ProposerRef.of(base)]
+    own = find(config.adapter, base, store).adapter("") if config.adapter else None
+    refs = [ProposerRef.of(base, own)]
     weights: set[str] = set()
     for category in specialised(config, taxonomy):
         name = config.specialists.get(category, category)
@@ -40,15 +42,17 @@ def proposers_of(
     return tuple(refs)
 
 
-def find(reference: str, base: ModelRef, store: ObjectStore, category: str) -> Specialist:
+def find(reference: str, base: ModelRef, store: ObjectStore, category: str = "") -> Specialist:
     """NAME@VERSION, or the newest NAME that this base can draw with; those of the store first.
 
-    Raises ModelError with what there is instead.
+    category: whose specialist it is to be; "": nobody's. Raises ModelError with what there is
+    instead.
     """
+    setting = f"proposer.specialists.{category}" if category else "proposer.adapter"
     name, _, version = reference.partition("@")
     if "/" in reference or name.endswith(".safetensors"):
         raise ModelError(
-            f"proposer.specialists.{category} is the path {reference!r}, which no other machine "
+            f"{setting} is the path {reference!r}, which no other machine "
             f"has: ppv models add {reference} --name NAME, and give that name"
         )
     check_model_name(name)
@@ -63,13 +67,18 @@ def find(reference: str, base: ModelRef, store: ObjectStore, category: str) -> S
         raise ModelError(
             f"{chosen[0].reference} was trained on {other.name!r} ({other.weights[:19]}), and the "
             f"base here is {base.name!r} ({base.weights[:19]}): train it on this one, or set "
-            f"proposer.specialists.{category} to another"
+            f"{setting} to another"
         )
     if there:
         versions = ", ".join(each.version for each in there)
         raise ModelError(f"no version {version!r} of the model {name!r}: there are {versions}")
     known = sorted({*Models(store).names(), *(specialist.name for specialist, _ in shipped())})
     others = f" ({nearest(name, known)})" if known else ""
+    if not category:
+        raise ModelError(
+            f"no model {name!r}{others}: train one (ppv train finetune), add one (ppv models add), "
+            "or leave proposer.adapter empty"
+        )
     raise ModelError(
         f"no specialist {name!r} for category {category!r}{others}: train one (ppv train proposer "
         f"--category {category}), add one (ppv models add), or set "

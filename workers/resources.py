@@ -71,7 +71,7 @@ def askers() -> ThreadPoolExecutor:
 
 def proposer(config: ProposerConfig, base: ModelRef) -> "Proposer":
     """The same one for runs that differ only in who draws what, and how much of it."""
-    others = {"route", "specialists", "images_per_prompt"}
+    others = {"adapter", "route", "specialists", "images_per_prompt"}
     return _proposer(config.model_dump_json(exclude=others), base)
 
 

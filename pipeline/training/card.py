@@ -1,4 +1,4 @@
-"""What a specialist is: its card, for people and for programs."""
+"""What was trained: its card, for people and for programs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,31 @@ from pipeline.types import Frozen, ModelRef
 CARD, README, CURVE = "card.json", "README.md", "curve.json"
 
 
-class Card(Frozen):
-    """Where a specialist comes from. instances: SHA-256 of each picture's pixels, by file name."""
+class Learned(Frozen):
+    """A dataset that was trained on. sha256: of its manifest."""
 
-    category: str
+    name: str
+    sha256: str
+    pictures: int
+
+
+class Card(Frozen):
+    """Where an adapter, or a pipeline, comes from.
+
+    A specialist has a category, prompts and instances (SHA-256 of each picture's pixels, by file
+    name); what was fine-tuned has a dataset.
+    """
+
+    category: str = ""
     base: ModelRef
     method: str
-    prompts: tuple[str, ...]
-    class_prompts: tuple[str, ...]
-    instances: dict[str, str]
-    class_images: int
+    prompts: tuple[str, ...] = ()
+    class_prompts: tuple[str, ...] = ()
+    instances: dict[str, str] = {}
+    class_images: int = 0
+    dataset: Learned | None = None
+    replay: Learned | None = None  # what was learned before, and must not be forgotten
+    buckets: dict[str, int] = {}  # the dataset's pictures by their size, such as "64x64"
     resolution: int
     config: dict[str, Any]
     steps: int
@@ -38,10 +53,16 @@ class Card(Frozen):
     versions: dict[str, str]
     identity: str  # of settings, pictures and base together
 
+    @property
+    def title(self) -> str:
+        if self.dataset:
+            return f"Fine-tuned on {self.dataset.name}"
+        return f"A specialist for {self.category}"
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A specialist in its folder. new: was anything trained in this call?"""
+    """What was trained, in its folder. new: was anything trained in this call?"""
 
     folder: Path
     card: Card
@@ -57,7 +78,7 @@ def read_card(folder: Path) -> Card | None:
         return Card.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{str(path)!r} is no card of a specialist: {reason}") from None
+        raise InputError(f"{str(path)!r} is no card of a training: {reason}") from None
 
 
 def write_card(card: Card, folder: Path) -> None:
@@ -70,7 +91,8 @@ def write_card(card: Card, folder: Path) -> None:
 
 def _readme(card: Card) -> str:
     loop = card.config["loop"]
-    head = {"library_name": "diffusers", "tags": ["text-to-image", "dreambooth", card.method]}
+    way = "fine-tuning" if card.dataset else "dreambooth"
+    head = {"library_name": "diffusers", "tags": ["text-to-image", way, card.method]}
     if card.base.weights.startswith("hub:"):
         head["base_model"] = card.base.name
     if len(card.prompts) == 1:
@@ -81,7 +103,7 @@ def _readme(card: Card) -> str:
         "method": card.method,
         "steps": f"{card.steps:,} of {loop['batch_size']} pictures, at {card.resolution} px",
         "learning rate": f"{loop['learning_rate']:g}, {loop['lr_schedule']}",
-        "pictures": f"{len(card.instances):,}, and {card.class_images:,} class images of the base",
+        **_pictures(card),
         "last losses": ", ".join(f"{name} {value:.4f}" for name, value in card.losses.items()),
         "speed": f"{card.images_per_s:.2f} images/s on {card.processes} x {card.device}",
         "peak memory": f"{card.peak_memory_bytes / 2**20:,.0f} MiB",
@@ -92,25 +114,43 @@ def _readme(card: Card) -> str:
         "pipe.load_lora_weights(folder)" if card.method == "lora"
         else 'AutoPipelineForText2Image.from_pretrained(f"{folder}/pipeline")'
     )  # fmt: skip
+    how = "on captioned pictures" if card.dataset else "by DreamBooth"
     return (
-        f"---\n{front}\n---\n\n# A specialist for {card.category}\n\n"
-        f"Trained by DreamBooth. With diffusers: `{use}`.\n\n"
+        f"---\n{front}\n---\n\n# {card.title}\n\n"
+        f"Trained {how}. With diffusers: `{use}`.\n\n"
         "![the same prompts and seeds before the training and after](samples.png)\n\n"
-        f"|  |  |\n|---|---|\n{table}\n\n"
-        f"## Prompts\n\n{_list(card.prompts)}\n{_class(card)}\n"
-        f"## Pictures, by the SHA-256 of their pixels\n\n{_hashes(card.instances)}"
+        f"|  |  |\n|---|---|\n{table}\n"
+        f"{_part('Prompts', _list(card.prompts))}"
+        f"{_part('Class prompts', _list(card.class_prompts))}"
+        f"{_part('Pictures, by the SHA-256 of their pixels', _hashes(card.instances))}"
     )
+
+
+def _pictures(card: Card) -> dict[str, str]:
+    if card.dataset is None:
+        own, drawn = len(card.instances), card.class_images
+        return {"pictures": f"{own:,}, and {drawn:,} class images of the base"}
+    sizes = ", ".join(f"{count:,} at {size}" for size, count in card.buckets.items())
+    rows = {
+        "dataset": f"{_learned(card.dataset)}: {sizes}",
+        "captions left out": f"{card.config['caption_dropout']:.0%}",
+    }
+    if card.replay:
+        rows["replayed"] = f"{_learned(card.replay)}: {card.config['replay_share']:.0%} of batches"
+    return rows
+
+
+def _learned(dataset: Learned) -> str:
+    return f"{dataset.name}, {dataset.pictures:,} pictures, manifest `{dataset.sha256}`"
+
+
+def _part(title: str, text: str) -> str:
+    return f"\n## {title}\n\n{text}" if text else ""
 
 
 def _list(texts: tuple[str, ...], shown: int = 20) -> str:
     more = f"- and {len(texts) - shown} more, in card.json\n" if len(texts) > shown else ""
     return "".join(f"- {text}\n" for text in texts[:shown]) + more
-
-
-def _class(card: Card) -> str:
-    if not card.class_prompts:
-        return ""
-    return f"## Class prompts\n\n{_list(card.class_prompts)}"
 
 
 def _hashes(hashes: Mapping[str, str]) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.proposer.diffusion import Proposer
+from pipeline.training.examples import Note
 from pipeline.training.instances import read_picture
 from pipeline.types import ModelRef, Sampler, digest
-
-Note = Callable[[str], None]
 
 
 def class_images(

@@ -123,8 +123,8 @@ def cut_off(pipe: Any, prompts: Sequence[str]) -> list[str]:
 
 
 @torch.no_grad()
-def encode_pictures(pipe: Any, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each picture's latents, (N, C, H, W) float32 on the CPU.
+def encode_pictures(pipe: Any, pictures: Sequence[Image.Image]) -> list[Tensor]:
+    """Mean and standard deviation of each picture's latents, (2, C, H, W) float32 on the CPU.
 
     In the denoiser's scale. The autoencoder computes in float32: SDXL's overflows in half.
     """
@@ -134,13 +134,13 @@ def encode_pictures(pipe: Any, pictures: Sequence[Image.Image]) -> tuple[Tensor,
     dtype = vae.dtype
     if dtype != torch.float32:
         vae.to(torch.float32)
-    means, deviations = [], []
+    latents = []
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     for picture in pictures:
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(vae.device)
         spread = vae.encode(pixels.float() / 127.5 - 1).latent_dist
-        means.append((spread.mean - shift).cpu() * vae.config.scaling_factor)
-        deviations.append(spread.std.cpu() * vae.config.scaling_factor)
+        mean = (spread.mean - shift).cpu() * vae.config.scaling_factor
+        latents.append(torch.cat([mean, spread.std.cpu() * vae.config.scaling_factor]))
     if dtype != torch.float32:
         vae.to(dtype)
-    return torch.cat(means), torch.cat(deviations)
+    return latents

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from pipeline.errors import InputError
+from pipeline.training.buckets import Size
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 LEAST, MOST = 2, 1000  # pictures
@@ -93,15 +95,16 @@ def check_instances(folder: Path, resolution: int) -> Instances:
     return Instances(tuple(items), tuple(doubts))
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(path: Path, content: bytes | None = None) -> Image.Image:
     """RGB, turned as its EXIF asks, on white where it is transparent.
 
+    content: the file's, where it is no file of its own.
     Raises InputError if it is too large, which its header tells, or no whole picture.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the bound below is the stricter one
-            with Image.open(path) as file:
+            with Image.open(path if content is None else BytesIO(content)) as file:
                 if file.width * file.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if file.mode.startswith(("I", "F")):
@@ -124,13 +127,17 @@ def read_picture(path: Path) -> Image.Image:
         raise InputError(f"{path.name}: no readable picture ({where}); save it anew") from None
 
 
-def square(picture: Image.Image, side_px: int) -> tuple[Image.Image, tuple[int, int]]:
-    """The middle of a picture at side_px by side_px, and how much was cut off: top, left."""
-    scale = side_px / min(picture.size)
-    width, height = (max(side_px, round(length * scale)) for length in picture.size)
-    left, top = (width - side_px) // 2, (height - side_px) // 2
-    scaled = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return scaled.crop((left, top, left + side_px, top + side_px)), (top, left)
+def cut_to(picture: Image.Image, size: Size) -> tuple[Image.Image, tuple[int, int]]:
+    """The middle of a picture at a width and height, and how much was cut off: top, left."""
+    width, height = size
+    scale = max(width / picture.width, height / picture.height)
+    wide, high = (
+        max(width, round(picture.width * scale)),
+        max(height, round(picture.height * scale)),
+    )
+    left, top = (wide - width) // 2, (high - height) // 2
+    scaled = picture.resize((wide, high), Image.Resampling.LANCZOS)
+    return scaled.crop((left, top, left + width, top + height)), (top, left)
 
 
 def _pictures(folder: Path) -> tuple[list[Path], list[str]]:

@@ -1,24 +1,18 @@
 """`ppv train`: make models of one's own from pictures."""
 
-import sys
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from workers.cli import options
+from workers.cli.train_finetune import finetune
 from workers.cli.train_verifier import verifier
-from workers.cli.watching import watching
-
-if TYPE_CHECKING:
-    from pipeline.training.card import Card
-    from pipeline.training.plans import Plan
-
-PAGE = "training.html"
-_WARNINGS_SHOWN = 20
+from workers.cli.training import carry_out, hush
 
 train = typer.Typer(help="Train models from pictures.", no_args_is_help=True)
+train.command()(finetune)
 train.command()(verifier)
 
 
@@ -81,7 +75,7 @@ def proposer(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and noise.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Where class images are kept; below state_dir by default.")
+        Path | None, typer.Option(help="Where class images are kept; state_dir by default.")
     ] = None,
     as_json: options.Json = False,
     set_: options.Set = None,
@@ -112,9 +106,13 @@ def proposer(
         folders = {check_category(category, taxonomy): instances}
     ref = fingerprint(base or here.proposer.model, "base")
 
-    from pipeline.training.plans import configured, plan_training
+    hush()
+    from pipeline.training.dreambooth import train
+    from pipeline.training.dreambooth_plan import DreamBoothConfig, plan_training
+    from pipeline.training.plans import configured
 
     config = configured(
+        DreamBoothConfig,
         recipe,
         {
             "method": method,
@@ -139,13 +137,12 @@ def proposer(
     with open_for_reading():
         pass  # a store that is away ends this before hours are spent
     for plan, each in zip(plans, names, strict=True):
-        folder = to / plan.category if all_ is not None else to
-        _train(
-            plan,
+        carry_out(
+            partial(train, plan, cache=cache or here.state_dir, cpu=here.proposer.device == "cpu"),
             each,
-            folder,
-            cache or here.state_dir / "class-images",
-            cpu=here.proposer.device == "cpu",
+            to / plan.category if all_ is not None else to,
+            plan.category,
+            plan.instances.warnings,
             as_json=as_json,
         )
 
@@ -154,60 +151,3 @@ def _name(category: str, name: str | None, *, many: bool) -> str:
     from pipeline.specialists import check_model_name
 
     return check_model_name(f"{name}-{category}" if name and many else name or category)
-
-
-def _train(plan: "Plan", name: str, to: Path, cache: Path, *, cpu: bool, as_json: bool) -> None:
-    """One specialist, and its page, which is written even if the training fails."""
-    import json
-
-    import diffusers.utils.logging
-    import transformers.utils.logging
-    from accelerate import PartialState  # type: ignore[import-untyped]
-
-    from pipeline.errors import PpvError
-    from pipeline.training.dreambooth import train
-    from workers.pages.training import write_training_page
-
-    for warning in plan.instances.warnings[:_WARNINGS_SHOWN]:
-        print(f"note: {warning}", file=sys.stderr)
-    if (more := len(plan.instances.warnings) - _WARNINGS_SHOWN) > 0:
-        print(f"note: ... and {more} more", file=sys.stderr)
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    try:
-        with watching(plan.category) as watch:
-            trained = train(plan, to, cache, watch, cpu=cpu)
-    except PpvError as error:
-        if (to / "curve.json").exists() and not (to / "card.json").exists():
-            write_training_page(to, to / PAGE, str(error))
-        raise
-    if not PartialState().is_main_process:
-        return
-    write_training_page(to, to / PAGE)
-    card = trained.card
-    reference = _register(name, to, card)
-    if as_json:
-        said = {"folder": str(to), "model": reference, "new": trained.new}
-        print(json.dumps(said | {"card": card.model_dump()}))
-        return
-    losses = ", ".join(f"{name} {value:.4f}" for name, value in card.losses.items())
-    print(
-        f"{plan.category}: {card.steps:,} steps, {losses}; {card.images_per_s:.2f} images/s, "
-        f"peak memory {card.peak_memory_bytes / 2**20:,.0f} MiB\n"
-        f"adapter  {to}\npage     {to / PAGE}\nmodel    {reference}"
-    )
-
-
-def _register(name: str, folder: Path, card: "Card") -> str:
-    """Keeps it in the store's models; how runs name it."""
-    from pipeline.specialists import describe
-    from storage.models import Models
-    from workers.cli.session import open_for_reading
-
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    token = str(card.config["token"])
-    specialist = describe(folder, name, made, card.category, token, card.base)
-    with open_for_reading() as store:
-        Models(store).add(specialist, folder)
-    return specialist.reference
