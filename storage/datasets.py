@@ -52,8 +52,9 @@ class DatasetDamaged(InputError):
 
 
 class Choice(Frozen):
-    """How a dataset's records are chosen from those that its runs accepted."""
+    """How a dataset's records are chosen from those of its runs."""
 
+    verdicts: Literal["accepted", "any"] = "accepted"  # any: also what the verifier rejected
     per_category: Annotated[int, Field(ge=1)] | None = None  # pictures of each category at most
     quota: Annotated[int, Field(ge=1)] | None = None  # pictures in all at most
     balance: bool = False  # every category as many as the smallest has

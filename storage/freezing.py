@@ -75,11 +75,11 @@ def freeze(
 ) -> tuple[Manifest, bool]:
     """The version that these runs and this choice make, and whether it is new.
 
-    scratch: a folder with room for the accepted records, some KB each, and a shard.
+    scratch: a folder with room for the records to choose from, some KB each, and a shard.
     license: an identifier that the Hugging Face Hub knows. again: writes the version's files anew
     even if it is there, for instance because one of them was damaged.
-    Raises InputError for a run that is not there, or if nothing was accepted, and ImageDamaged if
-    a picture is gone or altered; what was there before then stays.
+    Raises InputError for a run that is not there, or if there is nothing to choose from, and
+    ImageDamaged if a picture is gone or altered; what was there before then stays.
     """
     check_dataset_name(name)
     names = _there(store, runs)
@@ -93,7 +93,8 @@ def freeze(
             facts = tuple(_read_run(RunFolder(store, run), selection, say) for run in names)
             if not (candidates := selection.candidates()):
                 shown = ", ".join(names)
-                raise InputError(f"nothing to freeze: no record of {shown} was accepted")
+                what = "has a record" if choice.verdicts == "any" else "accepted any picture"
+                raise InputError(f"nothing to freeze: none of {shown} {what}")
             look = _Look(store, readers)
             selection.choose(look.prints, _counting(say, "comparing", candidates))
             return _Freezing(

@@ -1,4 +1,4 @@
-"""Choosing a dataset's records from those that its runs accepted.
+"""Choosing a dataset's records from those of its runs.
 
 All of it happens in a database on disk, so that memory does not grow with their number. Whatever
 is chosen by chance is chosen by hashes: the same records always give the same choice, in whatever
@@ -66,10 +66,10 @@ class Chosen:
 
 
 class Selection:
-    """Accepted records, and those of them that were chosen."""
+    """Records that may be chosen, and those that were."""
 
     def __init__(self, folder: Path, choice: Choice) -> None:
-        """folder: has room for every accepted record, some KB each."""
+        """folder: has room for every such record, some KB each."""
         self._choice = choice
         file = folder / "selection.sqlite"
         self._db = sqlite3.connect(file, isolation_level=None)
@@ -84,8 +84,8 @@ class Selection:
     # Which there are
 
     def add(self, record: Record) -> None:
-        """Takes it if it was accepted; a proposal that is there already stays as it is."""
-        if not record.verdict.accepted:
+        """Takes it if its verdict allows; a proposal that is there already stays as it is."""
+        if self._choice.verdicts == "accepted" and not record.verdict.accepted:
             return
         prompt, line = record.proposal.prompt, record.model_dump_json()
         added = self._db.execute(

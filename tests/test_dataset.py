@@ -179,7 +179,7 @@ def test_large_datasets_are_cut_into_shards_with_a_list_each(shelf: Shelf) -> No
 
 def test_nothing_accepted_is_said_and_nothing_frozen(shelf: Shelf) -> None:
     shelf.add_run("one", bases(2), rejected=[0, 1])
-    with pytest.raises(InputError, match="no record of one was accepted"):
+    with pytest.raises(InputError, match="none of one accepted any picture"):
         shelf.freeze("one")
     assert shelf.datasets.names() == []
 
@@ -441,8 +441,19 @@ def test_the_card_says_what_is_in_it_and_how_it_was_made(shelf: Shelf) -> None:
         "Known limits",
     ):
         assert said in card, said
+    assert "what it rejected" not in card
     strip = Image.open(io.BytesIO(shelf.store.get(shelf.key(manifest, "strip.png"))))
     assert strip.height > 3 * 96
+
+
+def test_an_unverified_dataset_has_what_was_rejected_and_says_so(shelf: Shelf) -> None:
+    records = shelf.add_run("one", bases(4), each=3, rejected=[1, 2])
+    manifest = shelf.freeze("one", choice=Choice(test_share=0.0, verdicts="any"))
+    assert shelf.ids(manifest) == {record.id for record in records}
+    assert manifest.version != shelf.freeze("one").version
+    card = shelf.store.get(shelf.key(manifest, "README.md")).decode()
+    assert "what it rejected is here, too" in card and "Whatever the verdict" in card
+    assert "reach both thresholds" not in card and "accepted by a verifier that" not in card
 
 
 def test_names_that_are_not_there_are_answered_with_the_nearest(shelf: Shelf) -> None:

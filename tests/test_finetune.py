@@ -43,6 +43,7 @@ from pipeline.types import (
     ProposalBatch,
     Record,
     Sampler,
+    Thresholds,
 )
 from storage.cards import CardFacts, ExportFormat
 from storage.datasets import Choice
@@ -106,7 +107,7 @@ def exported(to: Path, images: list[bytes], form: ExportFormat = "hf") -> Path:
     facts = CardFacts(
         run=RUN.name, version="0.1.0", created="2026-11-24", accepted=len(images), rejected=0,
         failed=0, categories=(), prompter="grammar", proposers=RUN.proposers,
-        verifier=RUN.verifier_ref, thresholds=RUN.verifier.thresholds,
+        verifier=RUN.verifier_ref, thresholds=Thresholds(fidelity=0.5, alignment=0.5),
     )  # fmt: skip
     by_id = {record.id: image for record, image in zip(records, images, strict=True)}
     export(records, lambda record: by_id[record.id], to, form, facts)

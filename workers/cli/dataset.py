@@ -48,6 +48,12 @@ def build(
     keep_near_duplicates: Annotated[
         bool, typer.Option("--keep-near-duplicates", help="Compare no pictures.")
     ] = False,
+    unverified: Annotated[
+        bool,
+        typer.Option(
+            "--unverified", help="Rejected pictures too: a control for what verifying is worth."
+        ),
+    ] = False,
     split: Annotated[
         float, typer.Option(min=0.0, help="The share of base prompts that is for testing.")
     ] = 0.05,
@@ -75,6 +81,7 @@ def build(
     if split >= 1:
         raise InputError(f"--split {split:g}: it is a share, below 1")
     choice = Choice(
+        verdicts="any" if unverified else "accepted",
         per_category=per_category,
         quota=quota,
         balance=balance,
