@@ -15,10 +15,16 @@ VENV = $(PYTHON) -m venv .venv
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 endif
 
-.PHONY: demo test lint clean
+.PHONY: demo tactiletango test lint clean
 
 demo: .venv/installed  ## base prompts from examples/ to a verified dataset and its report
 	$(BIN)/ppv demo
+
+tactiletango: .venv/installed  ## the paper's 10,000 pictures, at the miniature's scale
+	$(BIN)/ppv run examples/tactiletango.txt --set proposer.route=specialist \
+		--set prompter.prompts_per_base=20 --set proposer.images_per_prompt=3
+	$(BIN)/ppv dataset build tactiletango --runs tactiletango --quota 10000 \
+		--title "TactileTango, in miniature"
 
 # One thread a process: two on two busy cores wait for each other.
 test: .venv/installed-test  ## every test, on services that the tests start themselves
