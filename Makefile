@@ -22,7 +22,8 @@ demo: .venv/installed  ## base prompts from examples/ to a verified dataset and 
 
 tactiletango: .venv/installed  ## the paper's 10,000 pictures, at the miniature's scale
 	$(BIN)/ppv run examples/tactiletango.txt --set proposer.route=specialist \
-		--set prompter.prompts_per_base=20 --set proposer.images_per_prompt=3
+		--set prompter.prompts_per_base=20 --set proposer.images_per_prompt=3 \
+		--set 'verifier.thresholds={"fidelity": 0.8, "alignment": 0.9}'
 	$(BIN)/ppv dataset build tactiletango --runs tactiletango --quota 10000 \
 		--title "TactileTango, in miniature"
 
