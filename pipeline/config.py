@@ -39,7 +39,8 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 class PrompterConfig(Frozen):
     """How a base prompt becomes detailed prompts: whatever shapes their text."""
 
-    kind: Literal["grammar", "openai"] = "grammar"
+    kind: Literal["grammar", "openai", "verbatim"] = "grammar"
+    """verbatim: base prompts are drawn as they are written, with prompts_per_base 1."""
     taxonomy: str = MINIATURE  # a name of pipeline/taxonomies, or a YAML file
     prompts_per_base: Annotated[int, Field(ge=1, le=256)] = 4
     fit: Literal["both", "proposer"] = "both"
@@ -59,6 +60,16 @@ class PrompterConfig(Frozen):
     seed: int | None = None  # for servers that sample by it
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None  # of one answer
     tries: Annotated[int, Field(ge=1, le=20)] = 3  # requests until a base prompt is given up
+
+    @model_validator(mode="after")
+    def _verbatim_is_one(self) -> Self:
+        if self.kind == "verbatim" and self.prompts_per_base != 1:
+            reason = (
+                f"prompts_per_base: {self.prompts_per_base}, and kind verbatim makes one prompt of "
+                "each base prompt: set prompter.prompts_per_base=1"
+            )
+            raise PydanticCustomError("verbatim", "{reason}", {"reason": reason})
+        return self
 
 
 class EndpointConfig(Frozen):

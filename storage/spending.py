@@ -18,7 +18,7 @@ def spending(folder: RunFolder, look: Callable[[Expansion], object] | None = Non
     if run.verifier.opinions.vision:
         for record in records(folder):
             total += record.usage
-    elif run.prompter.kind == "grammar" and look is None:
+    elif run.prompter.kind != "openai" and look is None:
         return total
     for expansion in folder.expansions():
         total += expansion.usage

@@ -57,8 +57,8 @@ from workers.cli.evaluate_proposers import (
     evaluate_run,
     run_name_for,
     seen_texts,
-    with_truth,
 )
+from workers.cli.ground_truth import with_truth
 from workers.cli.session import Session
 from workers.pages.charts import DARK_HEAT, HEAT, HeatMap, draw_heat_maps
 from workers.pages.proposers import Samples, against_base, headline, points, write_proposers_page
@@ -531,7 +531,7 @@ def test_a_picture_that_is_gone_has_no_truth(store: FolderStore) -> None:
 def test_pictures_are_judged_a_batch_at_a_time(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.cli.evaluate_proposers.JUDGED_AT_ONCE", 4)
+    monkeypatch.setattr("workers.cli.ground_truth.JUDGED_AT_ONCE", 4)
     records = some_records()
     folder = kept(store, a_run(), records)
     sizes: list[int] = []

@@ -255,7 +255,7 @@ def _unfinished(
 
 
 def _price(settings: Settings) -> Price | None:
-    if settings.prompter.kind == "grammar":
+    if settings.prompter.kind != "openai":
         return None
     return load_price(settings.endpoint.prices, settings.prompter.model)
 

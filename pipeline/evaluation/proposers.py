@@ -13,6 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.evaluation.bootstrap import (
+    FEWEST_PROMPTS,
+    RESAMPLES,
+    SEED,
+    Floats,
+    cluster_sums,
+    interval,
+    resampled,
+)
 from pipeline.miniature.figures import wilson
 from pipeline.miniature.truth import Truth
 from pipeline.types import BASE, ProposerRef, Record
@@ -22,14 +31,7 @@ SPECIALISTS: Final = "specialists"
 ENSEMBLE: Final = "ensemble"
 """The row of all proposers together."""
 
-RESAMPLES = 2000
-SEED = 20_260_401
-FEWEST_PROMPTS = 5  # fewer say nothing of their spread
-
-_BLOCK = 4_000_000  # prompts drawn at once while resampling: 32 MB of them
-
 Kind = Literal["base", "specialist", "specialists", "ensemble"]
-Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.int8]
 """1, 0, or -1 where nothing is known."""
 
@@ -445,25 +447,22 @@ def paired_bootstrap(
     """Every column of `faulty` against `base`, with intervals over resampled prompts.
 
     faulty: (pairs, columns), base: (pairs,), both in [0, 1]. prompts: (pairs,), whose picture it
-    is; a prompt is drawn with all its pairs or not at all. At least one pair.
-    Source: the percentile bootstrap over clusters, Efron and Tibshirani 1993, chapters 8 and 13.
+    is. At least one pair.
     """
     _, prompt = np.unique(prompts, return_inverse=True)
     count = int(prompt.max()) + 1
     columns = np.column_stack([np.ones(len(base)), base, faulty])
-    sums = np.column_stack([np.bincount(prompt, column, count) for column in columns.T]).astype(
-        float
-    )
+    sums = cluster_sums(prompt, columns, count)
     pairs, of_base, of_rows = len(base), float(base.mean()), faulty.mean(axis=0)
-    drawn = _resampled(sums, resamples, np.random.default_rng(seed))
+    drawn = resampled(sums, resamples, seed)
     differences = (drawn[:, 2:] - drawn[:, 1:2]) / drawn[:, :1]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = drawn[:, 2:] / drawn[:, 1:2]  # nan or infinite where a resample has no base fault
     results = []
     for at, share in enumerate(of_rows.tolist()):
         enough = count >= FEWEST_PROMPTS
-        low, high = _interval(differences[:, at]) if enough else (None, None)
-        ratio_low, ratio_high = _interval(ratios[:, at]) if enough and share else (None, None)
+        low, high = interval(differences[:, at]) if enough else (None, None)
+        ratio_low, ratio_high = interval(ratios[:, at]) if enough and share else (None, None)
         results.append(
             Paired(
                 pairs=pairs,
@@ -479,24 +478,3 @@ def paired_bootstrap(
             )
         )
     return results
-
-
-def _resampled(sums: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    """What as many prompts, drawn with replacement, add up to: (resamples, columns)."""
-    prompts = len(sums)
-    block = max(1, _BLOCK // prompts)
-    parts = []
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        drawn = rng.integers(prompts, size=(rows, prompts)) + prompts * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * prompts).reshape(rows, prompts)
-        parts.append(times @ sums)
-    return np.concatenate(parts)
-
-
-def _interval(values: Floats) -> tuple[float, float] | tuple[None, None]:
-    """The middle 95%; None where some values are none."""
-    if not np.isfinite(values).all():
-        return None, None
-    low, high = np.quantile(values, [0.025, 0.975]).tolist()
-    return low, high

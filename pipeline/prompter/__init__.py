@@ -21,6 +21,10 @@ def load_prompter(run: Run, budget: Budget, neighbours: Neighbours, address: str
         from pipeline.prompter.openai import OpenAIPrompter
 
         return OpenAIPrompter(run, address, budget, neighbours)
+    if run.prompter.kind == "verbatim":
+        from pipeline.prompter.verbatim import VerbatimPrompter
+
+        return VerbatimPrompter(run, budget)
     from pipeline.prompter.grammar import GrammarPrompter
 
     return GrammarPrompter(run, budget, neighbours)

@@ -74,6 +74,22 @@ class Plan:
         return pairs or {(name, thing): 1.0 for name in self.categories for thing in self.objects}
 
 
+def named_in(text: str, taxonomy: Taxonomy) -> tuple[str, dict[str, str]]:
+    """The category that a text names, "" if none or several, and its attributes likewise.
+
+    What it names is known by its words: "a red mug" has a colour and an object.
+    """
+    values = {"object": taxonomy.objects}
+    values |= {name: tuple(shares) for name, shares in taxonomy.attributes.items()}
+    found = {name: _named(text, known) for name, known in values.items()}
+    categories = _named(text, tuple(taxonomy.categories), followed_by=_POSE)
+    return _only(categories), {name: some[0] for name, some in found.items() if _only(some)}
+
+
+def _only(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else ""
+
+
 def _sample(shares: Mapping[T, float], count: int, order: random.Random) -> list[T]:
     """count values by systematic sampling of their shares, in random order."""
     total, start = sum(shares.values()), order.random()

@@ -97,8 +97,8 @@ def _prompter() -> str:
 
     config = settings()
     prompter, taxonomy = config.prompter, load_taxonomy(config.prompter.taxonomy)
-    if prompter.kind == "grammar":
-        return f"grammar, taxonomy {taxonomy.name}"
+    if prompter.kind != "openai":
+        return f"{prompter.kind}, taxonomy {taxonomy.name}"
     from pipeline.prompter.endpoint import Endpoint
     from pipeline.prompter.instructions import load_instructions
     from pipeline.prompter.prices import load_price

@@ -171,6 +171,89 @@ def proposers(
 
 
 @evaluate.command()
+def models(
+    arms: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ARM...",
+            help="base, ensemble (each category by its own specialist), a model of the store, a "
+            "folder or a hub id; LABEL=ARM calls it so, and ARM:short draws the suite's base "
+            "prompts instead of its detailed ones.",
+        ),
+    ] = None,
+    suites: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompts",
+            metavar="SUITE",
+            help="hands, unseen, hard or general, miniature-hands and so on, or a .txt or .jsonl "
+            "file; may be repeated. By default all four.",
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=64, help="Of each prompt.")] = 2,
+    clip_score: Annotated[
+        str, typer.Option(metavar="MODEL", help="Measure CLIPScore by this CLIP: folder or hub id.")
+    ] = "",
+    preference: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Measure preference by this CLIP, such as yuvalkirstain/PickScore_v1.",
+        ),
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Where models.html and models.json go.")] = Path(
+        "ppv-out/models"
+    ),
+    resamples: Annotated[
+        int, typer.Option(min=100, max=100_000, help="Of the prompts, for the intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 20_260_401,
+    as_json: options.Json = False,
+    set_: options.Set = None,
+) -> None:
+    """Compare models on the same prompts and seeds.
+
+    Every arm draws the suites through the queues, as a run of its own, so that any number of
+    machines may help; the same call again draws what is missing and measures anew. The first arm is
+    what the others are compared with. Ends with 1 if something could not be drawn or measured.
+    """
+    import json
+
+    from rich.console import Console
+
+    from pipeline.config import MINIATURE
+    from pipeline.evaluation.suites import load_suite
+    from workers.cli import evaluate_models as work
+    from workers.cli.session import session
+    from workers.settings import settings
+
+    ours = "miniature-" if settings().proposer.model == MINIATURE else ""
+    names = suites or [f"{ours}{name}" for name in ("hands", "unseen", "hard", "general")]
+    chosen = [load_suite(name) for name in dict.fromkeys(names)]
+    with session() as here:
+        evaluated = work.evaluate_models(
+            here,
+            work.arms_of(arms or [], here.settings, here.store),
+            chosen,
+            work.Options(images, clip_score, preference, resamples, seed),
+        )
+        paths = work.write(evaluated, out)
+    if as_json:
+        print(json.dumps(work.as_json(evaluated)))
+    else:
+        console = Console()
+        for table in work.tables(evaluated):
+            console.print(table)
+        for name, why in evaluated.skipped.items():
+            console.print(f"skipped: {name}: {why}", markup=False, highlight=False)
+        for note in evaluated.notes:
+            console.print(f"note: {note}", markup=False, highlight=False)
+        print(*(f"{kind:<5} {path}" for kind, path in paths.items()), sep="\n")
+    if not evaluated.complete:
+        raise typer.Exit(1)
+
+
+@evaluate.command()
 def verifier(
     labels: Annotated[
         list[str] | None,

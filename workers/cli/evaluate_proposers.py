@@ -1,14 +1,10 @@
 """What `ppv evaluate proposers` does: draws by every proposer, as a run, and measures the run."""
 
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 from rich import box
@@ -26,13 +22,13 @@ from pipeline.evaluation.proposers import (
     Paired,
     own_specialists,
 )
-from pipeline.miniature.truth import JUDGE, Truth, truth
-from pipeline.taxonomy import load_taxonomy
+from pipeline.miniature.truth import Truth
 from pipeline.types import Record
-from storage.objects import ObjectNotFound, ObjectStore
+from storage.objects import ObjectStore
 from storage.progress import Progress, Tally, records
 from storage.runs import RunFolder
 from workers import dispatch
+from workers.cli.ground_truth import judge_of, with_truth
 from workers.cli.session import Session
 from workers.cli.show import console
 from workers.cli.work import list_failures, see_through
@@ -56,14 +52,6 @@ from workers.pages.proposers import (
 )
 from workers.pages.wording import count, visible
 from workers.registry import card_of
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from pipeline.miniature.judge import Judge
-
-JUDGED_AT_ONCE = 256  # pictures in memory together
-READERS = 8  # threads that fetch them
 
 _NOTHING = "-"
 
@@ -133,59 +121,13 @@ def evaluate_run(folder: RunFolder, resamples: int, seed: int) -> Evaluated:
     categories = list(run.taxonomy.categories)
     drawings = Drawings(run.proposers, categories, run.proposer.specialists, seen)
     samples = Samples()
-    judged = with_truth(records(folder), folder, _judge_of(run))
+    judged = with_truth(records(folder), folder, judge_of(run))
     for record, its_truth in _watched(judged, tally.judged):
         if drawings.add(record, its_truth):
             samples.add(record, its_truth)
     evaluation = drawings.figures(resamples, seed)
     notes = list(_notes(run, evaluation, tally, unknown))
     return Evaluated(run, evaluation, notes, samples)
-
-
-def with_truth(
-    drawn: Iterable[Record], folder: RunFolder, judge: "Judge | None"
-) -> Iterator[tuple[Record, Truth | None]]:
-    """Each record with its ground truth; None without a judge, or without a picture of its world.
-
-    A stream: no more than JUDGED_AT_ONCE pictures are in memory.
-    """
-    if judge is None:
-        for record in drawn:
-            yield record, None
-        return
-    some = iter(drawn)
-    with ThreadPoolExecutor(READERS) as pool:
-        while batch := list(islice(some, JUDGED_AT_ONCE)):
-            pictures = list(pool.map(partial(_drawn_picture, folder), batch))
-            readable = [(r, p) for r, p in zip(batch, pictures, strict=True) if p is not None]
-            prompts = [record.proposal.prompt for record, _ in readable]
-            truths = truth(judge, [picture for _, picture in readable], prompts)
-            known = {r.id: t for (r, _), t in zip(readable, truths, strict=True)}
-            for record in batch:
-                yield record, known.get(record.id)
-
-
-def _judge_of(run: Run) -> "Judge | None":
-    """The judge reads the drawn world, so it is asked where the taxonomy is that world's."""
-    if run.taxonomy != load_taxonomy("miniature"):
-        return None
-    from pipeline.miniature.judge import load_judge
-
-    return load_judge(JUDGE)
-
-
-def _drawn_picture(folder: RunFolder, record: Record) -> "Image.Image | None":
-    """None if it is gone or broken, or as large as none of the drawn world is: a photograph."""
-    from PIL import Image
-
-    from pipeline.miniature.canvas import SIZE_PX
-
-    try:
-        with Image.open(io.BytesIO(folder.read_image(record.id))) as image:
-            picture = image.convert("RGB")
-    except (ObjectNotFound, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-    return picture if picture.size == (SIZE_PX, SIZE_PX) else None
 
 
 def _watched(

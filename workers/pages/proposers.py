@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import Run
+from pipeline.evaluation.bootstrap import FEWEST_PROMPTS
 from pipeline.evaluation.proposers import (
-    FEWEST_PROMPTS,
     Cell,
     Evaluation,
     Paired,
