@@ -10,8 +10,9 @@
 2. With --aggregation, how well a long prompt's scores are made of its clauses': see
    pipeline/miniature/long_prompts.py.
 
-Each process has as many threads as torch takes by itself. Sides take turns, and each figure is of
-all turns together. Models are loaded and warm before a clock starts.
+The loops have as many threads as torch takes by itself, which is all cores; the worker's processes
+have the cores between them. Sides take turns, and each figure is of all turns together. Models are
+loaded and warm before a clock starts.
 """
 
 import io
@@ -41,7 +42,7 @@ from storage.runs import RunFolder
 from workers import dispatch
 from workers.celery import app
 from workers.embedded import services, store_of
-from workers.fleet import celery_worker
+from workers.fleet import VERIFY_PROCESSES, celery_worker
 from workers.settings import Settings, load_settings
 
 MESSAGE = 64  # pictures of one
@@ -52,7 +53,9 @@ out = Console()
 
 
 def main(
-    pictures: Annotated[int, typer.Option(help="Of each turn, a multiple of 64.")] = 512,
+    pictures: Annotated[
+        int, typer.Option(min=2 * MESSAGE, help="Of each turn, a multiple of 64.")
+    ] = 1024,
     turns: Annotated[int, typer.Option(help="Of each side.")] = 3,
     aggregation: Annotated[bool, typer.Option(help="Compare aggregations instead.")] = False,
     model: Annotated[str, typer.Option(help="The verifier of --aggregation.")] = MINIATURE,
@@ -109,7 +112,7 @@ class Stored:
 def _compare(settings: Settings, pictures: int, turns: int) -> dict[str, float]:
     store, loop = store_of(settings), Loop(settings.verifier.model)
     some = list(_scenes(pictures))
-    first = _store(settings, store, "warm-up", some[:MESSAGE])
+    first = _store(settings, store, "warm-up", some[: MESSAGE * VERIFY_PROCESSES])
     _judge_by_the_worker(first)
     loop.judge(first, MESSAGE)
     loop.judge(first, 1)

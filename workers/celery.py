@@ -37,6 +37,16 @@ def load_before_forking(sender: Any, **_: object) -> None:
             import_module(module)
 
 
+def share_cores(sender: Any, **_: object) -> None:
+    """A worker's processes have the cores between them; with all of them each, they would wait.
+
+    Torch reads it when a process first loads it, after the fork.
+    """
+    if sender.concurrency > 1:
+        share = max(1, (os.cpu_count() or 1) // sender.concurrency)
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
+
 def compile_before_working(**_: object) -> None:
     """A denoiser that is to be compiled is compiled before the first message: it takes minutes."""
     from workers import resources
@@ -52,5 +62,6 @@ def end_with_worker(**_: object) -> None:
 
 
 worker_init.connect(load_before_forking)
+worker_init.connect(share_cores)
 worker_process_init.connect(end_with_worker)
 worker_process_init.connect(compile_before_working)

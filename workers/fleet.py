@@ -18,10 +18,11 @@ from workers.processes import Child, stop_together
 from workers.settings import Settings
 
 MAX_PROMPT_PROCESSES = 8
+VERIFY_PROCESSES = 2
 
 _MAX_RESENDS = 5  # in a row, without any progress between them
 _STALL_AFTER_DEATH_S = 2.0
-_SHORTEST_PAUSE_S = 0.3
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.3, 20.0
 
 
 class Crew:
@@ -67,13 +68,16 @@ def celery_worker(
 ) -> Child:
     """A Celery worker for one queue, as a child.
 
-    Prompt workers that wait for an endpoint have as many processes as fill the run's window with
-    one message each, and two more: a message is held until its slowest answer has come.
+    One process of a verify worker reads pictures while the other judges. Prompt workers that wait
+    for an endpoint have as many processes as fill the run's window with one message each, and two
+    more: a message is held until its slowest answer has come.
     """
     command = [sys.executable, "-m", "celery", f"--app={app_module}", "worker"]
     if queue == "prompt" and settings.prompter.kind == "openai":
         messages = -(-settings.endpoint.concurrency // settings.dispatch.bases_per_message)
         command += [f"--concurrency={min(messages + 2, MAX_PROMPT_PROCESSES)}"]
+    elif queue == "verify":
+        command += [f"--concurrency={VERIFY_PROCESSES}"]
     command += [f"--queues={queue}", f"--hostname={queue}-{os.getpid()}@%h", "--loglevel=WARNING"]
     command += ["--without-gossip", "--without-mingle"]
     return Child(f"worker-{queue}", command, settings.state_dir / "logs", environment)
@@ -126,9 +130,11 @@ class Watch:
             if started - self._away_since > dispatch.PATIENCE_S:
                 raise
             self._died = self._crew.tend() or self._died
-        # A look costs the store a listing; at most a tenth of the time goes into that.
+        # A look costs the store a listing; at most a tenth of the time goes into that, unless it
+        # took so long since this process was suspended or the store away.
         ended = time.monotonic()
-        self._next_look = ended + max(_SHORTEST_PAUSE_S, 9 * (ended - started))
+        pause_s = max(_SHORTEST_PAUSE_S, 9 * (ended - started))
+        self._next_look = ended + min(pause_s, _LONGEST_PAUSE_S)
 
     def doubt(self) -> None:
         """Take what is missing for lost as soon as the queues are empty."""
