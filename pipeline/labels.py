@@ -47,6 +47,11 @@ class Said(NamedTuple):
         """Whether both questions are answered."""
         return self.fidelity is not None and self.alignment is not None
 
+    @property
+    def begun(self) -> bool:
+        """Whether one of them is answered, and the other one is not."""
+        return (self.fidelity is None) != (self.alignment is None)
+
     def answer(self, question: Question) -> bool | None:
         return self.fidelity if question == "fidelity" else self.alignment
 

@@ -1,34 +1,9 @@
-"""People's labels in the store. The only place that spells their keys.
+"""People's labels in the store: labels/<set>.<annotator>.jsonl."""
 
-    labels/<set>.<annotator>.jsonl   what one annotator said, oldest first; the last line counts
-
-Each annotator of a set has an object of their own, so that two machines never overwrite one
-another's. An annotator's name has no dot, so the last one in a key parts the two names.
-"""
-
-import difflib
-from collections.abc import Iterable, Iterator
-
-from pydantic import TypeAdapter, ValidationError
-
-from pipeline.errors import InputError
-from pipeline.labels import Annotator, Label
-from storage.objects import ObjectNotFound, ObjectStore
-from storage.runs import RunFolder, check_run_name
-
-_ANNOTATOR = TypeAdapter(Annotator)
-_END = ".jsonl"
-
-
-def check_annotator(name: str) -> str:
-    """The name itself. Raises InputError if it cannot become a part of a key."""
-    try:
-        return _ANNOTATOR.validate_python(name)
-    except ValidationError:
-        raise InputError(
-            f"annotator {_shown(name)}: use 1 to 32 of a-z, 0-9, '_' and '-', beginning with a "
-            "letter or a digit"
-        ) from None
+from pipeline.labels import Label
+from storage.objects import ObjectStore
+from storage.runs import RunFolder
+from storage.said import Sayings
 
 
 def picture_key(folder: RunFolder, proposal_id: str) -> str:
@@ -36,88 +11,8 @@ def picture_key(folder: RunFolder, proposal_id: str) -> str:
     return f"runs/{folder.name}/{folder.image_key(proposal_id)}"
 
 
-class LabelSets:
-    """The label sets of a store; a set has the rules of a run's name."""
+class LabelSets(Sayings[Label]):
+    """The label sets of a store."""
 
     def __init__(self, store: ObjectStore) -> None:
-        self.store = store
-
-    def key(self, set_name: str, annotator: str) -> str:
-        return f"labels/{check_run_name(set_name)}.{check_annotator(annotator)}{_END}"
-
-    def _all(self) -> Iterator[tuple[str, str]]:
-        """Set and annotator of every object."""
-        for key in self.store.list("labels/"):
-            if key.endswith(_END):
-                set_name, dot, annotator = key.split("/")[-1].removesuffix(_END).rpartition(".")
-                if dot:
-                    yield set_name, annotator
-
-    def sets(self) -> list[str]:
-        return sorted({set_name for set_name, _ in self._all()})
-
-    def annotators(self, set_name: str) -> list[str]:
-        return sorted(annotator for of, annotator in self._all() if of == set_name)
-
-    def read_bytes(self, set_name: str, annotator: str) -> bytes:
-        """One annotator's lines as they lie there; empty if there are none."""
-        try:
-            return self.store.get(self.key(set_name, annotator))
-        except ObjectNotFound:
-            return b""
-
-    def write_bytes(self, set_name: str, annotator: str, lines: bytes) -> None:
-        self.store.put(self.key(set_name, annotator), lines)
-
-    def of(self, set_name: str, annotator: str) -> Iterator[Label]:
-        """What one annotator said, oldest first. Raises InputError for a line that is no label."""
-        key = self.key(set_name, annotator)
-        return parse_labels(self.read_bytes(set_name, annotator), f"{self.store.address}/{key}")
-
-    def read(self, set_name: str) -> Iterator[Label]:
-        """What all annotators of a set said, one after the other."""
-        for annotator in self.annotators(set_name):
-            yield from self.of(set_name, annotator)
-
-
-def parse_labels(lines: bytes, name: str) -> Iterator[Label]:
-    """Raises InputError, with the name and the line's number, for what is no label."""
-    for number, line in enumerate(lines.splitlines(), 1):
-        yield parse_label(line, f"{name}, line {number}")
-
-
-def parse_label(line: bytes, where: str) -> Label:
-    """Raises InputError, in one line, if this is no label."""
-    try:
-        return Label.model_validate_json(line)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-    # A misspelt field is missing too: the misspelling says more.
-    unknown = (each for each in errors if each["type"] == "extra_forbidden")
-    first = next(unknown, errors[0])
-    field = ".".join(map(str, first["loc"]))
-    known = list(Label.model_fields)
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-        raise InputError(f"{where}: unknown field {field!r}: {hint}")
-    if first["type"] == "missing":
-        raise InputError(f"{where}: the field {field!r} is missing; a label has {', '.join(known)}")
-    reason = " ".join(first["msg"].split())
-    if not field:
-        raise InputError(f"{where} is no label: {reason}; write one JSON object a line")
-    raise InputError(f"{where}: field {field!r} is {_shown(first['input'])}: {reason}")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def label_lines(labels: Iterable[Label]) -> bytes:
-    return "".join(f"{label.model_dump_json()}\n" for label in labels).encode()
-
-
-def merged(one: Iterable[Label], other: Iterable[Label]) -> list[Label]:
-    """The lines of both, each once, by their time; lines of one time keep their order."""
-    return sorted(dict.fromkeys([*one, *other]), key=lambda label: label.at)
+        super().__init__(store, "labels", Label)

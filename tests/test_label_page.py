@@ -343,7 +343,7 @@ def test_an_ended_server_has_put_all_in_the_store(browser: Browser, tmp_path: Pa
         assert len(list(sets.read("demo"))) == 3
 
     assert second.returncode == 2
-    assert "is in use: end the other `ppv label`" in second.stderr
+    assert "is in use: end the other command" in second.stderr
     assert command.process.returncode == 130
     assert "Traceback" not in command.log.read_text()
 
@@ -465,7 +465,7 @@ def ask(server: LabelCommand) -> Callable[..., http.client.HTTPResponse]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         defaults = {
             "Host": address.netloc,
-            "Cookie": f"ppv-label-{address.port}={address.query.removeprefix('token=')}",
+            "Cookie": f"ppv-{address.port}={address.query.removeprefix('token=')}",
         }
         if method == "POST":
             defaults |= {"Origin": server.origin, "Content-Length": "0"}
@@ -495,9 +495,9 @@ def test_only_who_has_the_token_gets_in(
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
     assert ask("GET", "/").status == 200
-    for path in ("/", "/?token=wrong", "/?token=", "/grid", "/files/label.js", "/nowhere"):
+    for path in ("/", "/?token=wrong", "/?token=", "/grid", "/files/desk.js", "/nowhere"):
         assert ask("GET", path, Cookie="").status == 403, path
-        assert ask("GET", path, Cookie="ppv-label=x; ppv-label-1=y").status == 403, path
+        assert ask("GET", path, Cookie="ppv=x; ppv-1=y").status == 403, path
     assert ask("GET", f"/grid?{token}", Cookie="").status == 403
 
 

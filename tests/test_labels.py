@@ -15,15 +15,16 @@ from pipeline.evaluation.agreement import agreement, disagreements
 from pipeline.labels import REASONS, Label, Said, last_said
 from pipeline.types import digest
 from storage.folder import FolderStore
-from storage.labels import LabelSets, label_lines, merged
+from storage.labels import LabelSets
 from storage.runs import RunFolder
+from storage.said import as_lines, merged
 from tests.labelling import a_run_to_label, journal, ppv_label
-from workers.labelling.desk import Desk
-from workers.labelling.formats import annotator_of
-from workers.labelling.journal import Journal
-from workers.labelling.keeper import Keeper
+from workers.labelling.desk import LabelDesk
 from workers.labelling.queue import Picture, Place, in_order
 from workers.labelling.work import Work
+from workers.people.journal import Journal
+from workers.people.keeper import Keeper
+from workers.people.names import annotator_of
 
 
 def a_label(
@@ -148,10 +149,10 @@ def test_a_share_of_what_others_labelled_comes_early() -> None:
 
 def a_desk(
     count: int = 5, earlier: Iterable[Label] = (), **others: Any
-) -> tuple[Desk, list[Label]]:
+) -> tuple[LabelDesk, list[Label]]:
     """And where it keeps its labels."""
     kept: list[Label] = list(earlier)
-    desk = Desk(
+    desk = LabelDesk(
         placed(count),
         list(kept),
         others,
@@ -172,7 +173,7 @@ def test_each_answer_is_kept_and_both_lead_on() -> None:
 
     assert [(label.fidelity, label.alignment) for label in kept] == [(False, None), (False, True)]
     assert desk.view().picture == desk.picture(second)
-    assert desk.view().progress.labelled == 1
+    assert desk.view().progress.whole == 1
 
 
 def test_a_reason_answers_its_question_with_no() -> None:
@@ -205,7 +206,7 @@ def test_every_step_can_be_taken_back() -> None:
     assert desk.undo() == [digest(0)]
     assert desk.undo() == []
     assert last_said(kept) == {}
-    assert desk.view().progress.labelled == desk.view().progress.begun == 0
+    assert desk.view().progress.whole == desk.view().progress.begun == 0
 
 
 def test_after_a_restart_it_goes_on_and_back() -> None:
@@ -246,11 +247,11 @@ def test_what_cannot_be_kept_is_not_said() -> None:
     def full(_: list[Label]) -> None:
         raise ServiceError("no room")
 
-    desk = Desk(placed(2), [], {}, annotator="ann", image_key=str, append=full)
+    desk = LabelDesk(placed(2), [], {}, annotator="ann", image_key=str, append=full)
     with pytest.raises(ServiceError):
         desk.rest(digest(0))
 
-    assert desk.view().progress.labelled == 0
+    assert desk.view().progress.whole == 0
     assert not desk.view().can_undo
 
 
@@ -286,29 +287,32 @@ def test_a_label_of_a_picture_that_is_gone_stays() -> None:
 
 def test_a_torn_last_line_is_dropped_and_said(tmp_path: Path) -> None:
     path = tmp_path / "demo.ann.jsonl"
-    path.write_bytes(label_lines([a_label(0), a_label(1)]) + b'{"id": "0')
+    path.write_bytes(as_lines([a_label(0), a_label(1)]) + b'{"id": "0')
 
-    with Journal(path) as it:
+    with Journal(path, Label) as it:
         assert it.torn
         it.append([a_label(2)])
-        assert [label.id for label in it.labels()] == [digest(0), digest(1), digest(2)]
+        assert [label.id for label in it.lines()] == [digest(0), digest(1), digest(2)]
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "demo.ann.jsonl"
-    path.write_bytes(label_lines([a_label(0)]) + b"{broken\n" + label_lines([a_label(1)]))
+    path.write_bytes(as_lines([a_label(0)]) + b"{broken\n" + as_lines([a_label(1)]))
 
-    with Journal(path) as it, pytest.raises(InputError, match=r"demo\.ann\.jsonl, line 2 is no"):
-        list(it.labels())
+    with (
+        Journal(path, Label) as it,
+        pytest.raises(InputError, match=r"demo\.ann\.jsonl, line 2 is no"),
+    ):
+        list(it.lines())
 
 
 def test_a_journal_has_one_owner(tmp_path: Path) -> None:
     with (
-        Journal(tmp_path / "demo.ann.jsonl"),
+        Journal(tmp_path / "demo.ann.jsonl", Label),
         pytest.raises(InputError, match="is in use: end the other"),
     ):
-        Journal(tmp_path / "demo.ann.jsonl")
-    Journal(tmp_path / "demo.ann.jsonl").close()
+        Journal(tmp_path / "demo.ann.jsonl", Label)
+    Journal(tmp_path / "demo.ann.jsonl", Label).close()
 
 
 def test_lines_for_which_there_is_no_room_are_not_there_by_halves(
@@ -317,25 +321,25 @@ def test_lines_for_which_there_is_no_room_are_not_there_by_halves(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with Journal(tmp_path / "demo.ann.jsonl") as it:
+    with Journal(tmp_path / "demo.ann.jsonl", Label) as it:
         it.append([a_label(0)])
         with monkeypatch.context() as broken:
-            broken.setattr("workers.labelling.journal.os.fsync", full)
+            broken.setattr("workers.people.journal.os.fsync", full)
             with pytest.raises(ServiceError, match="No space left"):
                 it.append([a_label(1), a_label(2)])
         it.append([a_label(3)])
-        assert [label.id for label in it.labels()] == [digest(0), digest(3)]
+        assert [label.id for label in it.lines()] == [digest(0), digest(3)]
 
 
 def test_journal_and_store_come_together_by_time(tmp_path: Path) -> None:
     sets = LabelSets(FolderStore(tmp_path / "store"))
     both, here, there = a_label(0, second=1), a_label(0, fidelity=False, second=3), a_label(1)
-    sets.write_bytes("demo", "ann", label_lines([both, there.model_copy(update={"at": "2026"})]))
-    with Journal(tmp_path / "demo.ann.jsonl") as it:
+    sets.write_bytes("demo", "ann", as_lines([both, there.model_copy(update={"at": "2026"})]))
+    with Journal(tmp_path / "demo.ann.jsonl", Label) as it:
         it.append([both, here])
         Keeper(it, sets, "demo", "ann").settle()
 
-        lines = list(it.labels())
+        lines = list(it.lines())
     assert [label.id for label in lines] == [digest(1), digest(0), digest(0)]
     assert lines[-1] == here
     assert list(sets.read("demo")) == lines
@@ -353,15 +357,12 @@ def test_the_keeper_puts_the_journal_in_the_store_also_after_trouble(tmp_path: P
             store.put(key, data)
 
     sets = LabelSets(Away(tmp_path / "store"))
-    with Journal(tmp_path / "demo.ann.jsonl") as it:
-        keeper = Keeper(it, sets, "demo", "ann")
-        keeper.start()
-        it.append([a_label(0)])
-        keeper.changed()
+    path = tmp_path / "demo.ann.jsonl"
+    with Journal(path, Label) as it, Keeper(it, sets, "demo", "ann") as keeper:
+        keeper.append([a_label(0)])
         while not keeper.trouble:
             time.sleep(0.01)
         away.clear()
-        keeper.stop()
 
     assert keeper.trouble == ""
     assert [label.id for label in sets.read("demo")] == [digest(0)]
@@ -369,9 +370,9 @@ def test_the_keeper_puts_the_journal_in_the_store_also_after_trouble(tmp_path: P
 
 def test_a_set_is_read_whole_and_names_its_annotators(tmp_path: Path) -> None:
     sets = LabelSets(FolderStore(tmp_path))
-    sets.write_bytes("demo.v2", "ann", label_lines([a_label(0)]))
-    sets.write_bytes("demo.v2", "bo", label_lines([a_label(1, annotator="bo")]))
-    sets.write_bytes("demo", "bo", label_lines([a_label(2, annotator="bo")]))
+    sets.write_bytes("demo.v2", "ann", as_lines([a_label(0)]))
+    sets.write_bytes("demo.v2", "bo", as_lines([a_label(1, annotator="bo")]))
+    sets.write_bytes("demo", "bo", as_lines([a_label(2, annotator="bo")]))
 
     assert sets.sets() == ["demo", "demo.v2"]
     assert sets.annotators("demo.v2") == ["ann", "bo"]
@@ -407,7 +408,7 @@ def proposal_ids(place: Path) -> list[str]:
 def test_labels_go_out_as_jsonl_and_come_in_again(place: Path) -> None:
     labels = [a_label(n, annotator=who, second=n) for n in range(4) for who in ("ann", "bo")]
     labels.append(a_label(0, fidelity=False, second=9, reasons=("extra_finger",)))
-    (place / "in.jsonl").write_bytes(label_lines(labels))
+    (place / "in.jsonl").write_bytes(as_lines(labels))
 
     taken = ppv_label(place, "--import", "in.jsonl")
     sent = ppv_label(place, "--export", "out.jsonl")
@@ -425,7 +426,7 @@ def test_labels_of_pictures_that_are_gone_are_kept_and_counted(place: Path) -> N
     one, two = proposal_ids(place)[:2]
     (place / "store/runs/demo/images" / f"{two}.png").unlink()
     labels = [a_label(n).model_copy(update={"id": id}) for n, id in enumerate((one, two))]
-    (place / "in.jsonl").write_bytes(label_lines(labels))
+    (place / "in.jsonl").write_bytes(as_lines(labels))
 
     taken = ppv_label(place, "--import", "in.jsonl")
 

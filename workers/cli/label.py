@@ -1,6 +1,5 @@
 """`ppv label`: people say which pictures are right."""
 
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workers.cli import options
+from workers.cli.serving import note, serve
 
 if TYPE_CHECKING:
     from workers.labelling.work import Work
@@ -19,12 +19,6 @@ def _set_name(name: str | None) -> str | None:
     return None if name is None else check_run_name(name)
 
 
-def _annotator(name: str | None) -> str | None:
-    from storage.labels import check_annotator
-
-    return None if name is None else check_annotator(name)
-
-
 def label(
     run: options.Run,
     set_name: Annotated[
@@ -34,10 +28,7 @@ def label(
             callback=_set_name,
         ),
     ] = None,
-    annotator: Annotated[
-        str | None,
-        typer.Option(help="Who labels; by default the login name.", callback=_annotator),
-    ] = None,
+    annotator: options.Annotator = None,
     random_share: Annotated[
         float,
         typer.Option(
@@ -55,10 +46,8 @@ def label(
         ),
     ] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the order.")] = 0,
-    host: Annotated[
-        str, typer.Option(help="The address to listen at; this machine alone reaches 127.0.0.1.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 0,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 0,
     export_to: Annotated[
         Path | None,
         typer.Option("--export", metavar="FILE", help="Write the set's labels as JSONL and end."),
@@ -78,7 +67,8 @@ def label(
     from pipeline.errors import InputError
     from storage.runs import RunFolder
     from workers.cli.session import open_for_reading
-    from workers.labelling.work import Work, login_name
+    from workers.labelling.work import Work
+    from workers.people.names import login_name
     from workers.settings import settings
 
     if export_to and import_from:
@@ -95,7 +85,7 @@ def label(
             new = ", ".join(f"{n} by {name}" for name, n in sorted(taken.new.items()))
             print(f"labels added to set {work.set_name}: {new or 'none new'}")
             if taken.without_picture:
-                _note(f"of these labels, {taken.without_picture} have no picture in run {run}")
+                note(f"of these labels, {taken.without_picture} have no picture in run {run}")
         else:
             _serve(work, annotator or login_name(), random_share, overlap, seed, host, port)
 
@@ -109,13 +99,14 @@ def _serve(
     host: str,
     port: int,
 ) -> None:
-    from workers.labelling.server import LabelServer, create_app
+    from workers.labelling.server import create_app
+    from workers.people.server import PageServer
 
     with (
-        closing(LabelServer(host, port)) as server,
+        closing(PageServer(host, port)) as server,
         work.open(annotator, random_share=random_share, overlap=overlap, seed=seed) as opened,
     ):
-        desk, journal, keeper = opened.desk, opened.journal, opened.keeper
+        desk = opened.desk
 
         def refresh() -> None:
             desk.others = work.opinions_but(annotator)
@@ -125,24 +116,9 @@ def _serve(
             work.read_image,
             title=work.set_name,
             annotator=annotator,
-            trouble=lambda: keeper.trouble,
+            trouble=lambda: opened.keeper.trouble,
             refresh=refresh,
         )
-        progress = desk.view().progress
-        if journal.torn:
-            _note(f"{journal.path} ended in half a line, which was dropped: its key had no answer")
-        if not server.loopback:
-            _note(f"{host} is open to the network: who sees this address there can label too")
-        print(f"{progress.total:,} pictures, {progress.labelled:,} labelled by {annotator}")
-        print(f"open {server.url}", flush=True)
-        print("end with Ctrl-C; each key is kept at once", flush=True)
-        try:
-            server.run(app)
-        finally:
-            keeper.stop()
-            if keeper.trouble:
-                _note(f"labels are kept in {journal.path}, not yet in the store: {keeper.trouble}")
-
-
-def _note(text: str) -> None:
-    print(f"ppv: {text}", file=sys.stderr)
+        progress = desk.progress
+        print(f"{progress.total:,} pictures, {progress.whole:,} labelled by {annotator}")
+        serve(server, app, opened.journal, opened.keeper)

@@ -24,6 +24,12 @@ def _run_name(name: str | None) -> str | None:
     return None if name is None else check_run_name(name)
 
 
+def _annotator(name: str | None) -> str | None:
+    from storage.said import check_annotator
+
+    return None if name is None else check_annotator(name)
+
+
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.", callback=_run_name)]
 AnyRun = Annotated[
     str | None,
@@ -65,3 +71,11 @@ RunName = Annotated[
     typer.Option("--run", help="The run's name; by default that of the file.", callback=_run_name),
 ]
 NewRun = Annotated[str, typer.Option("--run", help="The run's name.", callback=_run_name)]
+Annotator = Annotated[
+    str | None,
+    typer.Option(help="Who answers; by default the login name.", callback=_annotator),
+]
+Host = Annotated[
+    str, typer.Option(help="The address to listen at; this machine alone reaches 127.0.0.1.")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")]

@@ -15,7 +15,8 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.labels import QUESTIONS, Label, now
-from storage.labels import check_annotator, parse_label
+from storage.said import parse_line
+from workers.people.names import annotator_of
 
 _MOST_LINE_BYTES = 64 * 1024
 _ID = re.compile(r"(?:^|/)([0-9a-f]{32})(?:\.[a-z]+)?(?:\?.*)?$")
@@ -43,7 +44,7 @@ def read_labels(path: Path, complete: Complete) -> list[Label]:
                 if len(line) == _MOST_LINE_BYTES:
                     raise InputError(f"{where} is longer than {_MOST_LINE_BYTES:,} bytes")
                 if line.strip():
-                    label = parse_label(line, where)
+                    label = parse_line(line, where, Label)
                     at = _check_time(label.at, where)
                     labels.append(label.model_copy(update={"at": at}))
     except OSError as error:
@@ -160,11 +161,3 @@ def _check_time(text: str, where: str) -> str:
             f"{where}: the time {text!r} is not ISO 8601, such as 2026-11-23T12:00:00+00:00"
         ) from None
     return at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def annotator_of(name: str) -> str:
-    """A name that can become a part of a key, of a login, an address of mail or a number."""
-    name = re.sub(r"[^a-z0-9_-]+", "-", name.partition("@")[0].lower()).lstrip("-_")[:32]
-    if name.isdigit():
-        name = f"user-{name}"
-    return check_annotator(name or "me")

@@ -30,6 +30,10 @@ class Place(NamedTuple):
     picture: Picture
     chosen: Chosen
 
+    @property
+    def id(self) -> str:
+        return self.picture.id
+
 
 def pictures(records: Iterable[Record]) -> Iterator[Picture]:
     """At most MOST_PICTURES; texts that several share are held once."""

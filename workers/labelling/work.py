@@ -1,6 +1,5 @@
 """Labelling one run: what is read before its page opens, and labels from and to files."""
 
-import getpass
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,24 +10,26 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.labels import Label, Said, last_said
 from pipeline.types import digest
-from storage.labels import LabelSets, label_lines, merged, parse_labels, picture_key
+from storage.labels import LabelSets, picture_key
 from storage.progress import records
 from storage.runs import RunFolder
-from workers.labelling.desk import Desk, Opinions
-from workers.labelling.formats import annotator_of, read_labels
-from workers.labelling.journal import Journal
-from workers.labelling.keeper import Keeper
+from storage.said import as_lines, merged
+from workers.labelling.desk import LabelDesk, Opinions
+from workers.labelling.formats import read_labels
 from workers.labelling.queue import Picture, in_order, pictures
 from workers.pages.atomic import replacing
+from workers.people.journal import Journal
+from workers.people.keeper import Keeper
+from workers.people.shelf import Shelf
 
 
 @dataclass(frozen=True)
 class Opened:
     """A desk with all that stands behind it."""
 
-    desk: Desk
-    journal: Journal
-    keeper: Keeper
+    desk: LabelDesk
+    journal: Journal[Label]
+    keeper: Keeper[Label]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Work:
 
     def __init__(self, folder: RunFolder, set_name: str, journals: Path) -> None:
         self._folder, self.set_name = folder, set_name
-        self._sets, self._journals = LabelSets(folder.store), journals
+        self._shelf = Shelf(LabelSets(folder.store), set_name, journals)
 
     @contextmanager
     def open(
@@ -54,38 +55,28 @@ class Work:
 
         Raises InputError if the run has no pictures, or another process labels for the annotator.
         """
-        run, set_name = self._folder.name, self.set_name
-        with Journal(self._journal_path(annotator)) as journal:
-            keeper = Keeper(journal, self._sets, set_name, annotator)
-            keeper.settle()
+        run = self._folder.name
+        with self._shelf.open(annotator) as (journal, keeper):
             others = self.opinions_but(annotator)
             places = in_order(
                 pictures(records(self._folder)),
                 {id for theirs in others.values() for id in theirs},
-                seed=digest([run, set_name, seed]),
+                seed=digest([run, self.set_name, seed]),
                 random_share=random_share,
                 overlap=overlap,
             )
             if not places:
                 raise InputError(f"run {run!r} has no pictures to label yet")
-
-            def append(labels: list[Label]) -> None:
-                journal.append(labels)
-                keeper.changed()
-
-            desk = Desk(
+            desk = LabelDesk(
                 places,
-                journal.labels(),
+                journal.lines(),
                 others,
                 annotator=annotator,
                 image_key=lambda id: picture_key(self._folder, id),
-                append=append,
+                append=keeper.append,
             )
-            keeper.start()
-            try:
+            with keeper:
                 yield Opened(desk, journal, keeper)
-            finally:
-                keeper.stop()
 
     def read_image(self, proposal_id: str) -> bytes:
         """Raises ObjectNotFound."""
@@ -93,20 +84,20 @@ class Work:
 
     def opinions_but(self, annotator: str) -> Opinions:
         """What each other annotator of the set says, in the store and in journals here."""
-        others = self._annotators() - {annotator}
         opinions: dict[str, dict[str, Said]] = {}
-        for name in sorted(others):
-            said = last_said(self._lines_of(name)).values()
-            opinions[name] = {label.id: label.said for label in said}
+        for name in self._shelf.annotators():
+            if name != annotator:
+                said = last_said(self._shelf.lines_of(name)).values()
+                opinions[name] = {label.id: label.said for label in said}
         return opinions
 
     def export(self, to: Path) -> int:
         """What counts, of all annotators, one line a picture and annotator; how many there are."""
         count = 0
         with replacing(to) as file:
-            for name in sorted(self._annotators()):
-                labels = list(last_said(self._lines_of(name)).values())
-                file.write(label_lines(labels))
+            for name in self._shelf.annotators():
+                labels = list(last_said(self._shelf.lines_of(name)).values())
+                file.write(as_lines(labels))
                 count += len(labels)
         return count
 
@@ -136,48 +127,17 @@ class Work:
             by_annotator.setdefault(label.annotator, []).append(label)
         added: Counter[str] = Counter()
         with ExitStack() as stack:
-            opened = []
-            for name in sorted(by_annotator):
-                journal = stack.enter_context(Journal(self._journal_path(name)))
-                keeper = Keeper(journal, self._sets, self.set_name, name)
-                keeper.settle()
-                opened.append((name, journal, keeper))
-            for name, journal, _ in opened:
-                before = list(journal.labels())
+            opened = {
+                name: stack.enter_context(self._shelf.open(name)) for name in sorted(by_annotator)
+            }
+            for name, (journal, _) in opened.items():
+                before = list(journal.lines())
                 says = {id: label.said for (_, id), label in last_said(before).items()}
                 new = [label for label in by_annotator[name] if says.get(label.id) != label.said]
-                journal.replace(label_lines(merged(before, new)))
+                journal.replace(as_lines(merged(before, new)))
                 added[name] = len(new)
-            for _, _, keeper in opened:
+            for _, keeper in opened.values():
                 keeper.settle()
         here = set(self._folder.image_ids())
         without = sum(label.id not in here for some in by_annotator.values() for label in some)
         return Taken(+added, without)
-
-    def _annotators(self) -> set[str]:
-        here = (path.name.removesuffix(".jsonl") for path in self._journals.glob("*.jsonl"))
-        return set(self._sets.annotators(self.set_name)) | {
-            annotator
-            for set_name, _, annotator in (name.rpartition(".") for name in here)
-            if set_name == self.set_name
-        }
-
-    def _lines_of(self, annotator: str) -> list[Label]:
-        """In the store, and in this machine's journal, of which the store may lack the end."""
-        there = self._sets.of(self.set_name, annotator)
-        path = self._journal_path(annotator)
-        if not path.exists():
-            return list(there)
-        data = path.read_bytes()
-        return merged(there, parse_labels(data[: data.rfind(b"\n") + 1], str(path)))
-
-    def _journal_path(self, annotator: str) -> Path:
-        return self._journals / f"{self.set_name}.{annotator}.jsonl"
-
-
-def login_name() -> str:
-    """Of who runs this, as an annotator's name."""
-    try:
-        return annotator_of(getpass.getuser())
-    except (OSError, KeyError):  # a user id that has no name
-        return "me"

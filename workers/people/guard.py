@@ -49,7 +49,7 @@ class Guard:
 
         answer = self._refusal(scope) or self._exchange(scope)
         if answer is None and not self._knows(Headers(scope=scope).get("cookie", "")):
-            answer = _said(403, "Open the address that `ppv label` printed: it holds a token.")
+            answer = _said(403, "Open the address that the command printed: it holds a token.")
         await (answer or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:

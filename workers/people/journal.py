@@ -1,34 +1,33 @@
-"""Labels on this machine's disk: each is there before the key that gave it is answered."""
+"""What was said, on this machine's disk: it is there before the key that said it is answered."""
 
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self
 
 from pipeline.errors import InputError, ServiceError
-from pipeline.labels import Label
-from storage.labels import label_lines, parse_label
+from storage.said import Line, as_lines, parse_line
 
 
-class Journal:
-    """A file that only grows, one label a line; one process at a time.
+class Journal(Generic[Line]):
+    """A file that only grows, one JSON object a line; one process at a time.
 
     A store has no append, and writing a whole object at each key would take too long.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: type[Line]) -> None:
         """Makes the file if it is absent. Raises InputError if another process has it."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.path = path
+        self.path, self._kind = path, kind
         self._lock = path.with_name(f".{path.name}.lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
             raise InputError(
-                f"{path} is in use: end the other `ppv label` of this set and annotator, or give "
+                f"{path} is in use: end the other command of this name and annotator, or give "
                 "another --annotator"
             ) from None
         self.torn = _cut_torn_line(path)
@@ -42,9 +41,9 @@ class Journal:
         finally:
             os.close(folder)
 
-    def append(self, labels: Iterable[Label]) -> None:
+    def append(self, said: Iterable[Line]) -> None:
         """On the disk when it returns; all or none. Raises ServiceError if they cannot be."""
-        lines = label_lines(labels)
+        lines = as_lines(said)
         before = os.fstat(self._file.fileno()).st_size
         try:
             if self._file.write(lines) != len(lines):
@@ -54,11 +53,11 @@ class Journal:
             self._file.truncate(before)
             raise ServiceError(f"{self.path} cannot be written: {error.strerror}") from error
 
-    def labels(self) -> Iterator[Label]:
-        """Oldest first, as a stream. Raises InputError for a line that is no label."""
+    def lines(self) -> Iterator[Line]:
+        """Oldest first, as a stream. Raises InputError for one that is none of this kind."""
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                yield parse_label(line, f"{self.path}, line {number}")
+                yield parse_line(line, f"{self.path}, line {number}", self._kind)
 
     def read_bytes(self) -> bytes:
         """Whole lines, even while one is being written."""

@@ -2,30 +2,33 @@
 
 import threading
 import time
+from typing import Generic, Self
 
 from pipeline.errors import ServiceError
-from storage.labels import LabelSets, label_lines, merged, parse_labels
-from workers.labelling.journal import Journal
+from storage.said import Line, Sayings, as_lines, merged, parse_lines
+from workers.people.journal import Journal
 
 _PAUSE_S = 1.0  # keys within it share a put
 _SHARE = 0.05  # of the time, at most, goes into puts: a long journal is put less often
 _LONGEST_PAUSE_S = 60.0
 
 
-class Keeper:
-    """The one who writes a journal's object. Start it, tell it of changes, and stop it."""
+class Keeper(Generic[Line]):
+    """The one who writes a journal's object; works as long as its block."""
 
-    def __init__(self, journal: Journal, sets: LabelSets, set_name: str, annotator: str) -> None:
+    def __init__(
+        self, journal: Journal[Line], sets: Sayings[Line], set_name: str, annotator: str
+    ) -> None:
         self._journal, self._sets = journal, sets
         self._names = set_name, annotator
         self._changed, self._ended = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="label-keeper")
+        self._thread = threading.Thread(target=self._work, daemon=True, name="keeper")
         self.trouble = ""  # why the store lacks some of the journal; "": it does not
 
     def settle(self) -> None:
         """Journal and store hold the same afterwards: the lines of both, by their time.
 
-        Raises InputError for a line in either that is no label, and StoreError.
+        Raises InputError for a line in either that is none of their kind, and StoreError.
         """
         here, there = self._journal.read_bytes(), self._sets.read_bytes(*self._names)
         if not here.startswith(there):
@@ -33,16 +36,23 @@ class Keeper:
                 lines = there
             else:
                 name = f"{self._sets.store.address}/{self._sets.key(*self._names)}"
-                lines = label_lines(merged(parse_labels(there, name), self._journal.labels()))
+                theirs = parse_lines(there, name, self._sets.kind)
+                lines = as_lines(merged(theirs, self._journal.lines()))
             self._journal.replace(lines)
             here = lines
         if here != there:
             self._sets.write_bytes(*self._names, here)
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
-    def changed(self) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def append(self, said: list[Line]) -> None:
+        """In the journal when it returns, and in the store soon after. Raises ServiceError."""
+        self._journal.append(said)
         self._changed.set()
 
     def stop(self) -> None:

@@ -1,9 +1,10 @@
-// The keys of the labelling page. Each presses the button or link that names it, so that there is
-// one way to do a thing. Keys that come while an answer is under way wait for it: none is lost.
+// The keys of a page. Each presses the button or link that names it, so that there is one way to do
+// a thing. Keys that come while an answer is under way wait for it: none is lost.
 "use strict";
 
 const MOST_WAITING = 16;
-const JUDGING = /^([0-9aksl]|enter)$/;
+const NAMED = /^([a-z0-9]|enter)$/;
+const ARROW = /^arrow(left|right|up|down)$/; // they scroll, where no button has them
 const SMALL_PX = 256; // pictures below are shown with their pixels
 const waiting = [];
 let underWay = 0;
@@ -12,25 +13,29 @@ let listening = false; // a button pressed before htmx has taken it over does no
 // What a key is called here. On a keyboard of other letters, its place counts.
 function named(event) {
   const key = event.key.toLowerCase();
-  if (/^([a-z0-9]|enter)$/.test(key)) return key;
+  if (NAMED.test(key)) return key;
   const place = /^(?:Key|Digit|Numpad)([A-Z0-9])$/.exec(event.code);
   return place ? place[1].toLowerCase() : key;
 }
 
-// What is not to be seen is not to be judged: such keys wait for a picture that still loads, and
-// ask once more for one that is broken.
+// What is not to be seen is not to be judged: keys that judge wait for a picture that still loads,
+// and ask once more for one that is broken.
 function pump() {
   while (listening && waiting.length && underWay === 0) {
-    if (JUDGING.test(waiting[0]) && loading()) return;
+    if (buttonOf(waiting[0])?.dataset.judges !== undefined && loading()) return;
     press(waiting.shift());
   }
 }
 
 function press(key) {
   if (key === "gone" && !broken()) return;
-  if (JUDGING.test(key) && broken()) key = "gone";
-  const button = document.querySelector(`[data-key="${key}"]`);
+  let button = buttonOf(key);
+  if (button?.dataset.judges !== undefined && broken()) button = buttonOf("gone");
   if (button && !button.disabled) button.click();
+}
+
+function buttonOf(key) {
+  return document.querySelector(`[data-key="${key}"]`);
 }
 
 function loading() {
@@ -38,8 +43,8 @@ function loading() {
 }
 
 function broken() {
-  const picture = document.querySelector(".frame img");
-  return Boolean(picture && picture.complete && picture.naturalWidth === 0);
+  const pictures = [...document.querySelectorAll(".frame img")];
+  return pictures.some((picture) => picture.complete && picture.naturalWidth === 0);
 }
 
 function scale(picture) {
@@ -75,7 +80,7 @@ document.addEventListener("keydown", (event) => {
   const pressable = event.target.closest("a, button:not(.cell)");
   if (key === "enter" && pressable) return; // the browser presses what has the focus
   if (move(key)) return event.preventDefault();
-  if (event.repeat || !/^([a-z0-9]|enter)$/.test(key)) return;
+  if (event.repeat || !(NAMED.test(key) || (ARROW.test(key) && buttonOf(key)))) return;
   event.preventDefault();
   if (waiting.length < MOST_WAITING) waiting.push(key);
   pump();
@@ -98,7 +103,7 @@ document.addEventListener("htmx:afterSwap", () => {
 });
 document.addEventListener("htmx:sendError", () => {
   waiting.length = 0;
-  trouble("No answer: the last key was not kept, all before it were. Start ppv label again and open the address that it prints.");
+  trouble("No answer: the last key was not kept, all before it were. Start the command again and open the address that it prints.");
 });
 document.addEventListener("htmx:responseError", (event) => {
   waiting.length = 0;
