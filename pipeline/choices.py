@@ -11,7 +11,14 @@ Answer = Literal["left", "tie", "right"]
 ANSWERS: tuple[Answer, ...] = ("left", "tie", "right")
 
 Question = Literal["fidelity", "alignment", "overall"]
-QUESTIONS: tuple[Question, ...] = ("fidelity", "alignment", "overall")
+ASKED: dict[Question, str] = {
+    "fidelity": "Which is drawn better?",  # is the hand right?
+    "alignment": "Which shows better what the text says?",
+    "overall": "Which is better, all in all?",
+}
+"""In the order in which they are asked."""
+
+QUESTIONS: tuple[Question, ...] = tuple(ASKED)
 
 MOST_PAIRS = 10_000  # of a study
 
@@ -86,8 +93,8 @@ class Choice(Frozen):
     pair: Id
     left: Id  # the picture that was shown there
     right: Id
-    fidelity: Answer | None  # whose hand is better?
-    alignment: Answer | None  # which one shows better what the prompt says?
+    fidelity: Answer | None
+    alignment: Answer | None
     overall: Answer | None
     annotator: Annotator
     at: str  # ISO 8601, UTC

@@ -1,8 +1,11 @@
-"""How far two annotators agree, on the pictures that both of them labelled."""
+"""How far annotators agree on what several of them were asked."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from pipeline.evaluation.bootstrap import Floats
 from pipeline.labels import QUESTIONS, Question, Said
 from pipeline.miniature.figures import kappa
 
@@ -46,3 +49,22 @@ def disagreements(one: Mapping[str, Said], other: Mapping[str, Said]) -> Iterato
 def _common(one: Mapping[str, Said], other: Mapping[str, Said]) -> Iterator[str]:
     few, many = sorted((one, other), key=len)
     return (id for id in few if id in many)
+
+
+def alpha(counts: Floats, values: Floats) -> float | None:
+    """Krippendorff's alpha: 1 is agreement, 0 what chance would give.
+
+    counts: (units, V), how many annotators gave each unit each value; a unit of fewer than two
+    answers tells nothing. values: (V,); how far two are apart counts squared. None where there is
+    nothing to compare, or all answers are the same.
+    Source: Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), interval data.
+    """
+    counts = counts[counts.sum(axis=1) >= 2]
+    pairs = counts[:, :, None] * (counts[:, None, :] - np.eye(len(values)))
+    coincidences = (pairs / (counts.sum(axis=1) - 1)[:, None, None]).sum(axis=0)
+    totals = coincidences.sum(axis=0)
+    apart = (values[:, None] - values) ** 2
+    by_chance = (np.outer(totals, totals) * apart).sum()
+    if not by_chance:
+        return None
+    return float(1 - (totals.sum() - 1) * (coincidences * apart).sum() / by_chance)
