@@ -1,12 +1,7 @@
 """Runs to label, and the command that serves their page."""
 
 import io
-import os
-import re
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +19,9 @@ from pipeline.types import (
 )
 from storage.folder import FolderStore
 from storage.runs import RunFolder
+from tests.served import PPV, Served, environment, serving
 from tests.tiny import a_record, a_run
 
-PPV = [sys.executable, "-c", "from workers.cli import main; main()"]
 MODEL = ProposerRef(name="miniature", weights="sha256:" + "0123456789abcdef" * 4)
 
 
@@ -73,33 +68,6 @@ def a_picture(number: int) -> bytes:
     return file.getvalue()
 
 
-class LabelCommand:
-    """A running `ppv label`."""
-
-    def __init__(self, process: "subprocess.Popen[str]", url: str, log: Path) -> None:
-        self.process, self.url, self.log = process, url, log
-
-    @property
-    def origin(self) -> str:
-        return self.url.partition("/?")[0]
-
-    @property
-    def resident_bytes(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def environment(place: Path) -> dict[str, str]:
-    """Of a command whose store and state lie below this folder."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PPV_")}
-    store = (place / "store").as_uri()
-    return {**kept, "PPV_STORE_URL": store, "PPV_STATE_DIR": str(place / "state")}
-
-
 def ppv_label(place: Path, *options: str, run: str = "demo") -> "subprocess.CompletedProcess[str]":
     """The command with options that make it end by itself."""
     return subprocess.run(
@@ -112,31 +80,10 @@ def ppv_label(place: Path, *options: str, run: str = "demo") -> "subprocess.Comp
 
 
 @contextmanager
-def labelling(
-    place: Path, *options: str, annotator: str = "ann", deadline_s: float = 60
-) -> Iterator[LabelCommand]:
+def labelling(place: Path, *options: str, annotator: str = "ann") -> Iterator[Served]:
     """`ppv label demo`, up until the block ends."""
-    log = place / f"label-{annotator}-{time.monotonic_ns()}.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [*PPV, "label", "demo", "--annotator", annotator, *options],
-            env=environment(place),
-            cwd=place,
-            stdout=out,
-            stderr=out,
-            text=True,
-            # A shell's background job ignores Ctrl-C, and so would its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-    try:
-        end = time.monotonic() + deadline_s
-        while not (found := re.findall(r"open (http://\S+)\n", log.read_text())):
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            time.sleep(0.02)
-        yield LabelCommand(process, found[0], log)
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with serving(place, "label", "demo", "--annotator", annotator, *options) as served:
+        yield served
 
 
 def journal(place: Path, annotator: str = "ann") -> list[Label]:

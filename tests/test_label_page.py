@@ -4,9 +4,7 @@ import http.client
 import io
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +15,8 @@ from playwright.sync_api import Browser, Page
 from pipeline.labels import Said, last_said
 from storage.folder import FolderStore
 from storage.labels import LabelSets
-from tests.labelling import LabelCommand, a_run_to_label, journal, labelling, ppv_label
+from tests.labelling import a_run_to_label, journal, labelling, ppv_label
+from tests.served import Served, opened, press, settle, wait_until
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",
@@ -37,30 +36,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(shared: Path) -> Iterator[LabelCommand]:
+def server(shared: Path) -> Iterator[Served]:
     with labelling(shared) as command:
         yield command
 
 
-@contextmanager
-def opened(browser: Browser, command: LabelCommand, **context: object) -> Iterator[Page]:
-    """The page in a browser of its own; it may complain of nothing and ask nobody else."""
-    with browser.new_context(**context) as own:  # type: ignore[arg-type]
-        page = own.new_page()
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        requested: list[str] = []
-        page.on("request", lambda request: requested.append(request.url))
-        page.goto(command.url)
-        page.locator("#desk").wait_for()
-        yield page
-        assert [u for u in requested if not u.startswith((command.origin, "data:"))] == []
-        assert complaints == []
-
-
 @pytest.fixture
-def page(browser: Browser, server: LabelCommand) -> Iterator[Page]:
+def page(browser: Browser, server: Served) -> Iterator[Page]:
     with opened(browser, server) as page:
         yield page
 
@@ -69,31 +51,11 @@ def picture(page: Page) -> str:
     return str(page.locator(".desk").get_attribute("data-picture"))
 
 
-def press(page: Page, *keys: str) -> None:
-    """Each key, as soon as the one before has been answered."""
-    for key in keys:
-        with page.expect_response(lambda response: response.request.method == "POST"):
-            page.keyboard.press(key)
-        settle(page)
-
-
 def go(page: Page, key: str, there: str) -> None:
     """To another page of the three, until it shows this and listens to keys."""
     with page.expect_navigation():  # until it is loaded
         page.keyboard.press(key)
     page.locator(there).first.wait_for()
-
-
-def settle(page: Page) -> None:
-    """Until no key waits for its answer."""
-    wait_until(lambda: page.evaluate("waiting.length === 0 && underWay === 0"))
-
-
-def wait_until(true: Callable[[], bool], deadline_s: float = 30) -> None:
-    end = time.monotonic() + deadline_s
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # By keys
@@ -248,7 +210,7 @@ def test_the_page_opened_twice_loses_nothing(page: Page, shared: Path) -> None:
 
 @pytest.mark.parametrize("width", [320, 375, 1280])
 def test_no_width_scrolls_sideways(
-    browser: Browser, tmp_path_factory: pytest.TempPathFactory, server: LabelCommand, width: int
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, server: Served, width: int
 ) -> None:
     with opened(browser, server, viewport={"width": width, "height": 740}) as page:
         for key, there in (("o", ".desk"), ("g", ".cell"), ("d", ".done")):
@@ -456,34 +418,12 @@ def test_two_annotators_see_how_far_they_agree_and_where_not(
 
 
 @pytest.fixture
-def ask(server: LabelCommand) -> Callable[..., http.client.HTTPResponse]:
-    """One request with exactly these headers; its cookie unless another is given."""
-    address = urlsplit(server.url)
-
-    def ask(method: str, path: str, **headers: str) -> http.client.HTTPResponse:
-        asked = http.client.HTTPConnection("127.0.0.1", address.port, timeout=10)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        defaults = {
-            "Host": address.netloc,
-            "Cookie": f"ppv-{address.port}={address.query.removeprefix('token=')}",
-        }
-        if method == "POST":
-            defaults |= {"Origin": server.origin, "Content-Length": "0"}
-        asked.putrequest(method, path, skip_host=True)
-        for name, value in {**defaults, **named}.items():
-            if value:
-                asked.putheader(name, value)
-        asked.endheaders()
-        response = asked.getresponse()
-        response.read()
-        asked.close()
-        return response
-
-    return ask
+def ask(server: Served) -> Callable[..., http.client.HTTPResponse]:
+    return server.ask
 
 
 def test_only_who_has_the_token_gets_in(
-    server: LabelCommand, ask: Callable[..., http.client.HTTPResponse]
+    server: Served, ask: Callable[..., http.client.HTTPResponse]
 ) -> None:
     token = urlsplit(server.url).query
 
@@ -502,7 +442,7 @@ def test_only_who_has_the_token_gets_in(
 
 
 def test_other_names_and_other_pages_are_refused(
-    server: LabelCommand, ask: Callable[..., http.client.HTTPResponse], shared: Path
+    server: Served, ask: Callable[..., http.client.HTTPResponse], shared: Path
 ) -> None:
     before = len(journal(shared))
     port = urlsplit(server.url).port

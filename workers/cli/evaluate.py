@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from workers.cli import options
+from workers.cli.evaluate_human import human
 
 evaluate = typer.Typer(help="How good a stage is, beside others.", no_args_is_help=True)
+evaluate.command()(human)
 
 
 def _run_names(names: list[str] | None) -> list[str]:

@@ -1,0 +1,1 @@
+"""The comparing page: which of two pictures is better, said by people who do not know whose."""
