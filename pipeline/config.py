@@ -122,14 +122,14 @@ class OpinionsConfig(Frozen):
 
     clip_score: str = ""  # a CLIP, as a folder or hub id: the cosine of picture and prompt
     preference: str = ""  # a CLIP tuned on people's preferences, such as yuvalkirstain/PickScore_v1
+    image_reward: str = ""  # a folder that `python -m pipeline.verifier.image_reward` wrote
     vision: str = ""  # a language model that sees, at an OpenAI-compatible endpoint
     vision_base_url: BaseUrl = ""
 
     @property
     def models(self) -> dict[str, str]:
         """Those whose weights are loaded, by opinion."""
-        named = {"clip_score": self.clip_score, "preference": self.preference}
-        return {name: model for name, model in named.items() if model}
+        return {name: model for name in LOADED if (model := getattr(self, name))}
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -138,7 +138,8 @@ class OpinionsConfig(Frozen):
 
 
 VISION_SCORES = ("vision_fidelity", "vision_alignment")
-OPINIONS = ("clip_score", "preference", *VISION_SCORES)
+LOADED = ("clip_score", "preference", "image_reward")
+OPINIONS = (*LOADED, *VISION_SCORES)
 
 
 class VerifierConfig(Frozen):

@@ -113,11 +113,15 @@ class Progress:
 
     def new_records(self) -> Iterator[Record]:
         """The records that no earlier call has given, each proposal's once."""
+        for batch in self.new_batches():
+            yield from batch
+
+    def new_batches(self) -> Iterator[list[Record]]:
+        """The same, those together that were judged together."""
         for batch_id in sorted(self._folder.record_batches()):  # so the same one, however listed
             if self._batches.add(batch_id):
-                for record in self._folder.records_of(batch_id):
-                    if self.judged.add(record.id):
-                        yield record
+                records = self._folder.records_of(batch_id)
+                yield [record for record in records if self.judged.add(record.id)]
 
     def _new_failures(self) -> Iterator[Failure]:
         for failure_id in self._folder.failed_ids():
@@ -128,6 +132,11 @@ class Progress:
 def failures(folder: RunFolder) -> Iterator[Failure]:
     """Every failure of a run; a stream, in no order."""
     return map(folder.read_failure, folder.failed_ids())
+
+
+def batches(folder: RunFolder) -> Iterator[list[Record]]:
+    """Every record of a run, each proposal's once, those together that were judged together."""
+    yield from Progress(folder).new_batches()
 
 
 def records(folder: RunFolder) -> Iterator[Record]:

@@ -6,12 +6,14 @@
     runs/<run>/images/<proposal-id>.png      the picture, lossless
     runs/<run>/records/<batch-id>.jsonl      the records of one verified batch
     runs/<run>/failures/<id>.json            what was given up
+    runs/<run>/scores/<metric>/<id>.json     what `ppv evaluate models` measured of some pictures
     runs/<run>/batches/<chunk-id>.json       what was sent to the provider's batches endpoint
 
 Inputs are kept so that a run can be finished from the store alone, whatever became of the queue.
 """
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,6 +33,7 @@ from pipeline.types import (
 from storage.objects import ObjectNotFound, ObjectStore
 
 _RUN_NAME = TypeAdapter(RunName)
+_SCORES = TypeAdapter(dict[str, float])
 
 
 def check_run_name(name: str) -> str:
@@ -168,6 +171,21 @@ class RunFolder:
     def records_of(self, batch_id: str) -> list[Record]:
         lines = self.store.get(self._key("records", f"{batch_id}.jsonl")).splitlines()
         return [Record.model_validate_json(line) for line in lines]
+
+    # Scores
+
+    def write_scores(self, metric: str, part: str, scores: Mapping[str, float]) -> None:
+        """scores: by proposal. part: the id of these proposals together."""
+        data = json.dumps(scores).encode()
+        self.store.put(self._key("scores", metric, f"{part}.json"), data)
+
+    def read_scores(self, metric: str, part: str) -> dict[str, float] | None:
+        """None if nobody has measured them."""
+        try:
+            data = self.store.get(self._key("scores", metric, f"{part}.json"))
+        except ObjectNotFound:
+            return None
+        return _SCORES.validate_json(data)
 
     # Batches at the provider
 

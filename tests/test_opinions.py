@@ -94,7 +94,7 @@ def test_a_model_of_another_kind_is_refused_before_a_run_begins(clip: Path, tmp_
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert list(freeze(OpinionsConfig(clip_score=str(tmp_path)))) == ["clip_score"]
     (tmp_path / "config.json").write_text('{"model_type": "vilt"}')
-    with pytest.raises(ModelError, match=r"clip_score.*of type 'vilt', and a CLIP is needed"):
+    with pytest.raises(ModelError, match=r"clip_score.*of type 'vilt': give a CLIP"):
         freeze(OpinionsConfig(clip_score=str(tmp_path)))
     with pytest.raises(ModelError, match="no model at"):
         freeze(OpinionsConfig(preference=str(tmp_path / "nowhere")))

@@ -79,7 +79,7 @@ def proposer(config: ProposerConfig, base: ModelRef) -> "Proposer":
 def _proposer(config: str, base: ModelRef) -> "Proposer":
     from pipeline.proposer.diffusion import DiffusionProposer
 
-    _quiet()
+    quiet()
     state = settings().state_dir
     return DiffusionProposer.load(
         ProposerConfig.model_validate_json(config), base, adapter_folder, state / "batch-sizes.json"
@@ -109,7 +109,7 @@ def verifier(config: VerifierConfig, ref: ModelRef) -> "Verifier":
 def _verifier(config: str, ref: ModelRef) -> "Verifier":
     from pipeline.verifier.vilt import Verifier
 
-    _quiet()
+    quiet()
     return Verifier.load(VerifierConfig.model_validate_json(config), ref)
 
 
@@ -135,7 +135,7 @@ _PAID = {"vision_price", "retried"}  # of a run, what is not frozen
 def _opinion_models(config: str, refs: tuple[tuple[str, ModelRef], ...]) -> "list[Opinion]":
     from pipeline.verifier.opinions import load_models
 
-    _quiet()
+    quiet()
     return load_models(VerifierConfig.model_validate_json(config), dict(refs))
 
 
@@ -147,7 +147,7 @@ def _vision(name: str, limits: str) -> "Opinion":
     return vision_of(folder(name), folder(name).read(), broker())
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep loading bars and advice out of a worker's log; what is cut off is on record anyway."""
     import diffusers.utils.logging
     import transformers.utils.logging

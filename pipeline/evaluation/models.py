@@ -45,16 +45,25 @@ METRICS: Final = (
     Metric("alignment", "Alignment, by the verifier", "score"),
     Metric("clip_score", "CLIPScore", "score"),
     Metric("preference", "Preference", "score"),
+    Metric("image_reward", "ImageReward", "score"),
+    Metric("fid", "FID to the reference", "score", higher_is_better=False),
+    Metric("kid", "1000 KID to the reference", "score", higher_is_better=False),
 )
 """In the order in which they are shown."""
+
+DISTANCES: Final = ("fid", "kid")
+"""Those that are of many pictures together."""
 
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 
-def measured(record: Record, truth: Truth | None) -> dict[str, float]:
+def figures_of(
+    record: Record, truth: Truth | None, scores: Mapping[str, float] = {}
+) -> dict[str, float]:
     """A picture's figures by metric; what nobody knows is not there.
 
-    clip_score: 100 times the cosine, as torchmetrics' CLIPScore has it; preference: PickScore's.
+    scores: as second opinions give them. clip_score becomes 100 times the cosine, as torchmetrics'
+    CLIPScore has it.
     """
     verdict = record.verdict
     found = {
@@ -65,11 +74,9 @@ def measured(record: Record, truth: Truth | None) -> dict[str, float]:
     }
     if truth is not None:
         found |= {"faulty": float(not truth.faultless), "as_asked": float(truth.as_asked)}
-    if "clip_score" in verdict.opinions:
-        found["clip_score"] = 100 * verdict.opinions["clip_score"]
-    if "preference" in verdict.opinions:
-        found["preference"] = verdict.opinions["preference"]
-    return found
+    return found | {
+        name: 100 * score if name == "clip_score" else score for name, score in scores.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -158,14 +165,21 @@ class Comparison:
         self._arms = tuple(arms)
         self._prompts: dict[str, int] = {}
         self._pictures: list[_Picture] = []
+        self._wholes: dict[int, dict[str, Estimate]] = {}
 
     def add(
-        self, arm: int, prompt: str, record: Record, category: str, truth: Truth | None
+        self, arm: int, prompt: str, record: Record, category: str, figures: Mapping[str, float]
     ) -> None:
-        """prompt: of the suite, whatever the arm was given of it."""
+        """A picture's figures. prompt: of the suite, whatever the arm was given of it."""
         place = self._prompts.setdefault(prompt, len(self._prompts))
-        pair = (record.proposal.prompt.text, record.proposal.seed)
-        self._pictures.append(_Picture(arm, place, pair, category, measured(record, truth)))
+        pair = (record.proposal.prompt.base, record.proposal.seed)
+        self._pictures.append(_Picture(arm, place, pair, category, dict(figures)))
+
+    def add_whole(self, arm: int, figures: Mapping[str, float], pictures: int) -> None:
+        """What is known of an arm's pictures together only, and so without an interval."""
+        self._wholes[arm] = {
+            name: Estimate(value, None, None, pictures) for name, value in figures.items()
+        }
 
     def figures(self, resamples: int = RESAMPLES, seed: int = SEED) -> SuiteFigures:
         """With intervals from so many resamples of the prompts, drawn from `seed`."""
@@ -180,10 +194,10 @@ class Comparison:
         arms = {
             label: ArmFigures(
                 pictures=sum(picture.arm == at for picture in self._pictures),
-                metrics=everything.estimates(at),
+                metrics=everything.estimates(at) | self._wholes.get(at, {}),
                 categories={name: part.estimates(at) for name, part in parts.items()},
                 against={
-                    other: everything.against(at, beside)
+                    other: everything.against(at, beside) | self._whole_against(at, beside)
                     for beside, other in enumerate(self._arms)
                     if beside != at
                 },
@@ -192,6 +206,13 @@ class Comparison:
             for at, label in enumerate(self._arms)
         }
         return SuiteFigures(len(self._prompts), arms)
+
+    def _whole_against(self, arm: int, other: int) -> dict[str, Against]:
+        mine, theirs = self._wholes.get(arm, {}), self._wholes.get(other, {})
+        return {
+            name: Against(mine[name].value - theirs[name].value, None, None)
+            for name in mine.keys() & theirs.keys()
+        }
 
     def _wins(self, arm: int, resamples: int, seed: int) -> dict[str, Wins]:
         first = {p.pair: p.figures for p in self._pictures if p.arm == 0}

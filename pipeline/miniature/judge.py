@@ -7,6 +7,7 @@ labels drawn pictures for the verifier; nothing that draws ever learns from it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def head_labels() -> dict[str, tuple[str, ...]]:
     }
 
 
-def new_network(labels: dict[str, tuple[str, ...]]) -> nn.Module:
+def new_network(labels: dict[str, tuple[str, ...]]) -> nn.Sequential:
     """The untrained CNN, 1.4M parameters: (B, 3, 64, 64) in [-1, 1] to a row of all heads."""
     from torch import nn
 
@@ -97,7 +98,7 @@ class Judge:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Sequential,
         labels: dict[str, tuple[str, ...]],
         thresholds: dict[str, float],
     ) -> None:
@@ -105,6 +106,13 @@ class Judge:
 
     def logits(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """Each head's raw outputs, (B, classes); key "faults" holds one logit per fault."""
+        return split(self._through(self.network, images), self.labels)
+
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """What the heads read of each picture, (B, 96)."""
+        return self._through(self.network[:-1], images)
+
+    def _through(self, network: nn.Module, images: Sequence[Image.Image]) -> Tensor:
         import torch
 
         parts = []
@@ -112,8 +120,8 @@ class Judge:
             for start in range(0, len(images), 256):
                 rows = [_row(image) for image in images[start : start + 256]]
                 pixels = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float()
-                parts.append(self.network(pixels / 127.5 - 1))
-        return split(torch.cat(parts), self.labels)
+                parts.append(network(pixels / 127.5 - 1))
+        return torch.cat(parts)
 
     def read(self, images: list[Image.Image]) -> list[Reading]:
         """What each picture shows. Pictures of another size than 64x64 are scaled to it."""

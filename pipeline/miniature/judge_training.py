@@ -122,7 +122,7 @@ def augment(x: Tensor) -> Tensor:
 
 
 def thresholds(
-    network: torch.nn.Module, labels: dict[str, tuple[str, ...]], seed: int
+    network: torch.nn.Sequential, labels: dict[str, tuple[str, ...]], seed: int
 ) -> dict[str, float]:
     """For each fault, the chance above which FALSE_ALARMS of the pictures without it lie.
 

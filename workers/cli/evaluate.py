@@ -203,6 +203,24 @@ def models(
             help="Measure preference by this CLIP, such as yuvalkirstain/PickScore_v1.",
         ),
     ] = "",
+    image_reward: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="Measure ImageReward by what python -m pipeline.verifier.image_reward wrote.",
+        ),
+    ] = "",
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Measure FID and KID to the pictures of this folder."),
+    ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="The CLIP by which these are compared; by default the miniature's judge.",
+        ),
+    ] = "",
     out: Annotated[Path, typer.Option(help="Where models.html and models.json go.")] = Path(
         "ppv-out/models"
     ),
@@ -226,6 +244,7 @@ def models(
     from pipeline.config import MINIATURE
     from pipeline.evaluation.suites import load_suite
     from workers.cli import evaluate_models as work
+    from workers.cli.model_tables import tables
     from workers.cli.session import session
     from workers.settings import settings
 
@@ -237,14 +256,23 @@ def models(
             here,
             work.arms_of(arms or [], here.settings, here.store),
             chosen,
-            work.Options(images, clip_score, preference, resamples, seed),
+            work.Options(
+                images_per_prompt=images,
+                clip_score=clip_score,
+                preference=preference,
+                image_reward=image_reward,
+                reference=reference,
+                features=features,
+                resamples=resamples,
+                seed=seed,
+            ),
         )
         paths = work.write(evaluated, out)
     if as_json:
         print(json.dumps(work.as_json(evaluated)))
     else:
         console = Console()
-        for table in work.tables(evaluated):
+        for table in tables(evaluated.suites):
             console.print(table)
         for name, why in evaluated.skipped.items():
             console.print(f"skipped: {name}: {why}", markup=False, highlight=False)

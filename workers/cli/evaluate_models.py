@@ -5,66 +5,35 @@ goes on where the last one stopped, and one arm's pictures serve any comparison.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rich import box
+import torch
 from rich.progress import track
-from rich.table import Table
-from rich.text import Text
+from torch import Tensor
 
-from pipeline.config import MINIATURE, OpinionsConfig, ProposerConfig
-from pipeline.errors import InputError, ModelError, ServiceError
+from pipeline.config import LOADED, OpinionsConfig
+from pipeline.errors import InputError
 from pipeline.evaluation.bootstrap import RESAMPLES, SEED
-from pipeline.evaluation.models import (
-    BY_NAME,
-    METRICS,
-    Against,
-    Comparison,
-    Estimate,
-    Metric,
-    SuiteFigures,
-    clearly,
-    shown_metrics,
-)
+from pipeline.evaluation.models import BY_NAME, METRICS, Comparison, SuiteFigures, figures_of
 from pipeline.evaluation.suites import Line, Suite
-from pipeline.models import fingerprint
 from pipeline.prompter.plan import named_in
-from pipeline.routing import SPECIALIST
-from pipeline.shipped import nearest
-from pipeline.specialists import shipped
-from pipeline.taxonomy import Taxonomy
-from pipeline.types import BASE, BasePrompt, digest
-from pipeline.verifier.opinions import freeze
-from storage.models import Models
-from storage.objects import ObjectStore
-from storage.progress import Tally, records
+from pipeline.taxonomy import Taxonomy, load_taxonomy
+from pipeline.types import BASE, BasePrompt
+from storage.progress import Tally
 from storage.runs import RunFolder
-from workers import dispatch, registry
+from workers import dispatch
+from workers.cli.arms import Arm as Arm
+from workers.cli.arms import arms_of as arms_of
+from workers.cli.arms import lines_of, open_arm, settings_for, text_of
 from workers.cli.evaluate_proposers import list_failed
-from workers.cli.ground_truth import judge_of, with_truth
+from workers.cli.model_metrics import Measured, Metrics
 from workers.cli.session import Session
 from workers.cli.show import console, showing
 from workers.fleet import Crew, Watch
-from workers.pages.charts import share
 from workers.pages.models import Gallery, write_models_page
-from workers.pages.wording import count, visible
-from workers.settings import Settings
-
-ENSEMBLE = "ensemble"
-SHORT = ":short"
-
-_NOTHING = "-"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A model under a label. short: it is given a suite's base prompts, not its detailed ones."""
-
-    label: str
-    proposer: ProposerConfig
-    short: bool = False
+from workers.pages.wording import count
 
 
 @dataclass(frozen=True)
@@ -72,10 +41,18 @@ class Options:
     """How arms are compared."""
 
     images_per_prompt: int = 2
-    clip_score: str = ""  # a CLIP, as a folder or hub id; "": none
+    clip_score: str = ""  # this and the next two: a model, as a folder or hub id; "": none
     preference: str = ""
+    image_reward: str = ""
+    reference: Path | None = None  # a folder of pictures, for FID and KID
+    features: str = ""  # the CLIP that compares with it; "": the judge, in the drawn world
     resamples: int = RESAMPLES
     seed: int = SEED
+
+    @property
+    def scores(self) -> OpinionsConfig:
+        """The models that score pictures one by one."""
+        return OpinionsConfig(**{name: getattr(self, name) for name in LOADED})
 
 
 @dataclass(frozen=True)
@@ -89,7 +66,11 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came out. skipped: metrics that were asked for and could not be had, and why."""
+    """What came out.
+
+    skipped: metrics that were asked for and could not be had, and why. lacking: pictures of which
+    something could not be measured.
+    """
 
     arms: list[Drawn]
     suites: dict[str, SuiteFigures]
@@ -97,64 +78,13 @@ class Evaluated:
     options: Options
     skipped: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    lacking: int = 0
 
     @property
     def complete(self) -> bool:
         """Whether every metric was measured on every picture."""
-        return not self.skipped and not any(d.tally.failed or d.tally.missing for d in self.arms)
-
-
-# Arms
-
-
-def arms_of(texts: Sequence[str], settings: Settings, store: ObjectStore) -> list[Arm]:
-    """Arms as they are given: [LABEL=]base, ensemble, a model of the store, a folder or a hub id.
-
-    With ":short" behind it, an arm draws a suite's base prompts. Raises InputError for fewer than
-    two, for a label that stands there twice, and for a name that nothing has.
-    """
-    arms = [_arm(text, settings, store) for text in texts]
-    if len(arms) < 2:
-        raise InputError(
-            "a comparison needs two arms or more, such as: ppv evaluate models base ensemble"
-        )
-    labels = [arm.label for arm in arms]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise InputError(f"two arms are called {label!r}: call one of them LABEL={label}")
-    return arms
-
-
-def _arm(text: str, settings: Settings, store: ObjectStore) -> Arm:
-    label, equals, what = text.partition("=")
-    if not equals or "/" in label:
-        label, what = "", text
-    short = what.endswith(SHORT)
-    what = what.removesuffix(SHORT)
-    own = settings.proposer
-    if what == BASE:
-        chosen: dict[str, object] = {"route": BASE, "adapter": ""}
-    elif what == ENSEMBLE:
-        chosen = {"route": SPECIALIST, "adapter": ""}
-    elif Path(what).is_dir() or "/" in what:
-        chosen = {"route": BASE, "adapter": "", "model": what}
-    else:
-        _check_is_there(what, own.model, store)
-        chosen = {"route": BASE, "adapter": what}
-    label = label or (Path(what).name if "/" in what else what) + ("-short" if short else "")
-    return Arm(visible(label), own.model_copy(update=chosen), short)
-
-
-def _check_is_there(reference: str, model: str, store: ObjectStore) -> None:
-    name = reference.partition("@")[0]
-    known = sorted({*Models(store).names(), *(specialist.name for specialist, _ in shipped())})
-    if name not in known:
-        others = nearest(name, [BASE, ENSEMBLE, *known])
-        raise InputError(
-            f"no arm {reference!r}: an arm is base, ensemble, a model of the store, a folder or a "
-            f"hub id; {others}"
-        )
-    registry.find(reference, fingerprint(model, BASE), store)
+        undrawn = any(each.tally.failed or each.tally.missing for each in self.arms)
+        return not self.skipped and not self.lacking and not undrawn
 
 
 # Drawing
@@ -165,80 +95,48 @@ def evaluate_models(
 ) -> Evaluated:
     """Have every arm draw every suite, as far as that is not done yet, and measure the pictures.
 
-    Raises InputError, before anything is drawn, for an arm that cannot draw a suite.
+    Raises InputError, before anything is drawn, for an arm that cannot draw a suite, for suites of
+    one name, and for a reference that pictures cannot be compared with.
     """
-    for arm in arms:
-        if not any(_lines_of(arm, suites)):
-            raise InputError(
-                f"arm {arm.label!r} draws short prompts, and suite {suites[0].name!r} has none: "
-                'give .jsonl lines {"prompt": ..., "base": ...}'
-            )
-    opinions, skipped = _opinions(options)
+    _check_suites(arms, suites)
+    metrics = Metrics(
+        options.scores,
+        options.reference,
+        options.features,
+        load_taxonomy(here.settings.prompter.taxonomy),
+        here.settings.verifier,
+    )
+    for name, why in metrics.skipped.items():
+        console.print(f"{BY_NAME[name].title} will be skipped: {why}", markup=False)
     folders = {
-        arm.label: _open(here, _settings_for(arm, here.settings, opinions, options)) for arm in arms
+        arm.label: open_arm(here.store, settings_for(arm, here.settings, options.images_per_prompt))
+        for arm in arms
     }
     asked: dict[str, dict[str, None]] = {}  # prompts of each run, each once, in order
     for arm in arms:
         texts = asked.setdefault(folders[arm.label].name, {})
-        texts |= {_text(arm, line): None for _, line in _lines_of(arm, suites)}
+        texts |= {text_of(arm, line): None for _, line in lines_of(arm, suites)}
     tallies = {}
     with Crew(here.settings, here.children) as crew:
         for folder in {folder.name: folder for folder in folders.values()}.values():
             tallies[folder.name] = _draw(here, folder, list(asked[folder.name]), crew)
-    drawn = [Drawn(arm, folders[arm.label], tallies[folders[arm.label].name]) for arm in arms]
     for name in tallies:
         list_failed(RunFolder(here.store, name))
-    return _measure(drawn, suites, options, skipped)
+    drawn = [Drawn(arm, folders[arm.label], tallies[folders[arm.label].name]) for arm in arms]
+    return _measure(drawn, suites, options, metrics)
 
 
-def _opinions(options: Options) -> tuple[OpinionsConfig, dict[str, str]]:
-    """The further metrics whose weights can be had, and why the others cannot."""
-    there, skipped = {}, {}
-    for name in ("clip_score", "preference"):
-        if model := getattr(options, name):
-            try:
-                freeze(OpinionsConfig(**{name: model}))
-            except (ModelError, ServiceError) as error:
-                skipped[name] = str(error)
-            else:
-                there[name] = model
-    return OpinionsConfig(**there), skipped
-
-
-def _settings_for(
-    arm: Arm, settings: Settings, opinions: OpinionsConfig, options: Options
-) -> Settings:
-    prompter = settings.prompter.model_copy(update={"kind": "verbatim", "prompts_per_base": 1})
-    proposer = arm.proposer.model_copy(update={"images_per_prompt": options.images_per_prompt})
-    verifier = settings.verifier.model_copy(update={"opinions": opinions, "accept_if": {}})
-    return settings.model_copy(
-        update={"prompter": prompter, "proposer": proposer, "verifier": verifier}
-    )
-
-
-def _open(here: Session, settings: Settings) -> RunFolder:
-    """The run in which these settings draw, whatever the suites; made now if there is none."""
-    run = dispatch.new_run(settings, "arm", here.store)
-    if run.proposer.adapter:
-        who = run.proposer.adapter.partition("@")[0]
-    elif run.proposer.route != BASE:
-        who = ENSEMBLE
-    else:
-        who = BASE if run.proposer.model == MINIATURE else "model"
-    name = f"arm-{who[:40]}-{digest(run.identity)[:12]}"
-    return dispatch.open_run(here.store, settings, name)
-
-
-def _lines_of(arm: Arm, suites: Sequence[Suite]) -> Iterator[tuple[str, Line]]:
-    """What an arm is asked for, with the suite's name; nothing of one without short prompts, if it
-    draws these."""
-    for suite in suites:
-        if suite.has_bases or not arm.short:
-            yield from ((suite.name, line) for line in suite.lines)
-
-
-def _text(arm: Arm, line: Line) -> str:
-    return line.base if arm.short else line.prompt
+def _check_suites(arms: Sequence[Arm], suites: Sequence[Suite]) -> None:
+    names = [suite.name for suite in suites]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two suites are called {name!r}: rename one of the files")
+    for arm in arms:
+        if not any(lines_of(arm, suites)):
+            raise InputError(
+                f"arm {arm.label!r} draws short prompts, and suite {names[0]!r} has none: "
+                'give .jsonl lines {"prompt": ..., "base": ...}'
+            )
 
 
 def _draw(here: Session, folder: RunFolder, texts: Sequence[str], crew: Crew) -> Tally:
@@ -260,34 +158,72 @@ def _draw(here: Session, folder: RunFolder, texts: Sequence[str], crew: Crew) ->
 # Measuring
 
 
+@dataclass
+class _Doubts:
+    """What is to be known of one arm's pictures. cut, by_base: prompts."""
+
+    lacking: int = 0
+    cut: set[str] = field(default_factory=set)
+    by_base: set[str] = field(default_factory=set)
+
+    def add(self, item: Measured) -> None:
+        prompt = item.record.proposal.prompt
+        self.lacking += item.lacks
+        if prompt.cut:
+            self.cut.add(prompt.base)
+        if item.record.proposal.proposer.label == BASE:
+            self.by_base.add(prompt.base)
+
+
 def _measure(
-    drawn: Sequence[Drawn], suites: Sequence[Suite], options: Options, skipped: dict[str, str]
+    drawn: Sequence[Drawn], suites: Sequence[Suite], options: Options, metrics: Metrics
 ) -> Evaluated:
     labels = [each.arm.label for each in drawn]
     comparisons = {suite.name: Comparison(labels) for suite in suites}
     galleries = {suite.name: Gallery(suite, labels) for suite in suites}
-    unjudged: dict[str, int] = {}
+    metrics.load()
+    doubts = []
     for at, each in enumerate(drawn):
         run = each.folder.read()
         lines = _lines(each.arm, suites, run.taxonomy)
-        mine = (r for r in records(each.folder) if r.proposal.prompt.base in lines)
-        judge = judge_of(run)
-        judged = with_truth(mine, each.folder, judge)
-        for record, its_truth in track(
-            judged, f"measure {each.arm.label}", console=console, transient=True,
-            disable=not console.is_terminal,
-        ):  # fmt: skip
-            if judge is not None and its_truth is None:
-                unjudged[each.arm.label] = unjudged.get(each.arm.label, 0) + 1
-            for suite, line, category in lines[record.proposal.prompt.base]:
-                comparisons[suite].add(at, line.prompt, record, category, its_truth)
-                galleries[suite].add(at, line, record, its_truth)
-    notes = list(_notes(drawn, unjudged, galleries, options))
-    figures = {
-        name: comparison.figures(options.resamples, options.seed)
-        for name, comparison in comparisons.items()
-    }
-    return Evaluated(list(drawn), figures, galleries, options, skipped, notes)
+        distances = {}
+        if metrics.reference:
+            distances = {suite.name: metrics.reference.fresh() for suite in suites}
+        doubt = _Doubts()
+        for part in _watched(metrics.measure(each.folder, set(lines)), each):
+            features: dict[str, list[Tensor]] = {}
+            for item in part:
+                figures = figures_of(item.record, item.truth, item.scores)
+                for suite, line, category in lines[item.record.proposal.prompt.base]:
+                    comparisons[suite].add(at, line.prompt, item.record, category, figures)
+                    galleries[suite].add(at, line, item.record, item.truth)
+                    if item.features is not None:
+                        features.setdefault(suite, []).append(item.features)
+                doubt.add(item)
+            for suite, rows in features.items():
+                distances[suite].add(torch.stack(rows))
+        for suite, distance in distances.items():
+            comparisons[suite].add_whole(at, distance.figures(options.seed), distance.others)
+        doubts.append(doubt)
+    return Evaluated(
+        arms=list(drawn),
+        suites={
+            name: c.figures(options.resamples, options.seed) for name, c in comparisons.items()
+        },
+        galleries=galleries,
+        options=options,
+        skipped=metrics.skipped,
+        notes=[*_notes(drawn, doubts, options, metrics), *_sizes(drawn, galleries)],
+        lacking=sum(doubt.lacking for doubt in doubts),
+    )
+
+
+def _watched(parts: Iterator[list[Measured]], drawn: Drawn) -> Iterable[list[Measured]]:
+    """With a bar on a terminal, and a line before it all in a pipe."""
+    words = f"measure {drawn.arm.label}"
+    if not console.is_terminal:
+        console.print(words, markup=False)
+    return track(parts, words, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _lines(
@@ -295,55 +231,76 @@ def _lines(
 ) -> dict[str, list[tuple[str, Line, str]]]:
     """Where each text that the arm drew stands: suite, line and the category of its prompt."""
     lines: dict[str, list[tuple[str, Line, str]]] = {}
-    for suite, line in _lines_of(arm, suites):
+    for suite, line in lines_of(arm, suites):
         category, _ = named_in(line.prompt, taxonomy)
-        lines.setdefault(_text(arm, line), []).append((suite, line, category))
+        lines.setdefault(text_of(arm, line), []).append((suite, line, category))
     return lines
 
 
 def _notes(
-    drawn: Sequence[Drawn],
-    unjudged: Mapping[str, int],
-    galleries: Mapping[str, Gallery],
-    options: Options,
+    drawn: Sequence[Drawn], doubts: Sequence[_Doubts], options: Options, metrics: Metrics
 ) -> Iterator[str]:
     """What the figures leave out."""
-    for label, number in unjudged.items():
-        yield (
-            f"no ground truth of {count(number)} pictures by {label}: they cannot be read, or are "
-            "not of the drawn world's size"
-        )
-    sizes: dict[str, set[tuple[int, int]]] = {}
-    for each in drawn:
-        for gallery in galleries.values():
-            sizes.setdefault(each.arm.label, set()).update(
-                gallery.sizes(each.arm.label, each.folder)
+    for each, doubt in zip(drawn, doubts, strict=True):
+        label, tally = each.arm.label, each.tally
+        if doubt.lacking:
+            yield (
+                f"{label}: {count(doubt.lacking)} pictures lack ground truth or scores, since they "
+                "cannot be read or, as for the judge of the drawn world, are not 64x64"
             )
+        if doubt.cut:
+            yield (
+                f"{label}: {count(len(doubt.cut))} prompts are longer than it reads, and were cut"
+            )
+        if each.arm.proposer.route != BASE and doubt.by_base:
+            yield (
+                f"{label}: {count(len(doubt.by_base))} prompts name no category that has a "
+                "specialist, and were drawn by the base"
+            )
+        if tally.failed:
+            yield (
+                f"{label}: {count(tally.failed)} proposals failed; see "
+                f"`ppv report {each.folder.name}`"
+            )
+        if tally.missing:
+            yield f"{label}: {count(tally.missing)} proposals are missing; the same call goes on"
+    if metrics.reference:
+        yield (
+            f"FID and KID are to {count(metrics.reference.reference)} pictures of "
+            f"{str(options.reference)!r} by the features of {metrics.features_by}: to be compared "
+            "here only, and FID between arms of as many pictures only"
+        )
+    asked = {**options.scores.models, **({"fid": ""} if options.reference else {})}
+    if others := [option for name, option in _OPTIONS.items() if name not in asked]:
+        yield f"not asked for: {', '.join(others)}"
+
+
+_OPTIONS = {
+    "clip_score": "CLIPScore (--clip-score)",
+    "preference": "a preference score such as PickScore (--preference)",
+    "image_reward": "ImageReward (--image-reward)",
+    "fid": "FID and KID (--reference)",
+}
+
+
+def _sizes(drawn: Sequence[Drawn], galleries: Mapping[str, Gallery]) -> Iterator[str]:
+    """The arms that draw another size than the first."""
+    sizes = {
+        each.arm.label: frozenset().union(
+            *(gallery.sizes(each.arm.label, each.folder) for gallery in galleries.values())
+        )
+        for each in drawn
+    }
     first = drawn[0].arm.label
     for label, found in sizes.items():
         if found and sizes[first] and found != sizes[first]:
             yield (
                 f"{label} draws {_pixels(found)} and {first} {_pixels(sizes[first])}: what tells "
-                "sizes apart may tell these models apart"
+                "sizes apart may tell these models apart; proposer.sampler.height and width set one"
             )
-    for each in drawn:
-        if each.tally.failed:
-            yield (
-                f"{each.arm.label}: {count(each.tally.failed)} proposals failed; see "
-                f"`ppv report {each.folder.name}`"
-            )
-        if each.tally.missing:
-            yield (
-                f"{each.arm.label}: {count(each.tally.missing)} proposals are missing; the same "
-                "call again goes on"
-            )
-    if not options.clip_score:
-        yield "CLIPScore was not asked for: give --clip-score MODEL, a CLIP"
-    if not options.preference:
-        yield "no preference score was asked for: give --preference MODEL, such as PickScore's"
 
 
-def _pixels(sizes: set[tuple[int, int]]) -> str:
+def _pixels(sizes: Iterable[tuple[int, int]]) -> str:
     return ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
 
 
@@ -386,48 +343,3 @@ def as_json(evaluated: Evaluated) -> dict[str, object]:
         "resamples": evaluated.options.resamples,
         "seed": evaluated.options.seed,
     }
-
-
-def tables(evaluated: Evaluated) -> Iterator[Table]:
-    """A table a suite: arms by metric, each with its interval and the difference from the first."""
-    for name, suite in evaluated.suites.items():
-        shown = shown_metrics(suite)
-        table = Table(
-            title=f"{name}: {count(suite.prompts)} prompts",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
-        table.add_column("", no_wrap=True)
-        for metric in shown:
-            table.add_column(metric.title, justify="right")
-        first = next(iter(suite.arms))
-        for label, arm in suite.arms.items():
-            cells = []
-            for metric in shown:
-                found = arm.metrics.get(metric.name)
-                against = arm.against.get(first, {}).get(metric.name)
-                cells.append(_cell(metric, found, against))
-            table.add_row(Text(label), *cells)
-        yield table
-
-
-def _cell(metric: Metric, found: Estimate | None, against: Against | None) -> str:
-    if found is None:
-        return _NOTHING
-    words = [_figure(metric, found.value)]
-    if found.low is not None and found.high is not None:
-        words.append(f"{_figure(metric, found.low)} to {_figure(metric, found.high)}")
-    if against:
-        colour = {"better": "green", "worse": "red", "": "dim"}[clearly(metric, against)]
-        words.append(f"[{colour}]{_signed(metric, against.difference)}[/]")
-    return "\n".join(words)
-
-
-def _figure(metric: Metric, value: float) -> str:
-    return share(value) if metric.unit == "share" else f"{value:.3f}"
-
-
-def _signed(metric: Metric, value: float) -> str:
-    return f"{100 * value:+.1f}" if metric.unit == "share" else f"{value:+.3f}"

@@ -9,6 +9,7 @@ from pipeline.evaluation.models import (
     Estimate,
     Metric,
     SuiteFigures,
+    Wins,
     clearly,
     shown_metrics,
 )
@@ -19,7 +20,7 @@ from storage.objects import ObjectNotFound
 from storage.runs import RunFolder
 from workers.pages.atomic import replacing
 from workers.pages.charts import share
-from workers.pages.proposers import MINUS, NOTHING, points
+from workers.pages.proposers import MINUS, points
 from workers.pages.rendering import content_security_policy, environment, inlined
 from workers.pages.report import data_uri
 from workers.pages.thumbnails import decoded
@@ -27,6 +28,7 @@ from workers.pages.wording import visible
 
 PROMPTS = 8  # of a suite, whose pictures are shown
 PROMPT_CHARACTERS = 600
+LEADING = 2  # metrics that are shown category by category
 
 
 @dataclass(frozen=True)
@@ -117,21 +119,26 @@ def _picture(folder: RunFolder, record: Record) -> bytes | None:
 
 def figure(metric: Metric, value: float) -> str:
     """A mean as people read it."""
-    return share(value) if metric.unit == "share" else f"{value:.3f}".replace("-", MINUS)
+    return share(value) if metric.unit == "share" else _score(value)
 
 
 def between(metric: Metric, low: float | None, high: float | None) -> str:
-    """Of an interval, with an en dash; "" where there is none."""
+    """Of a mean's interval; "" where there is none."""
     if low is None or high is None:
         return ""
-    return f"{figure(metric, low).removesuffix('%')}{NOTHING}{figure(metric, high)}"
+    return f"{figure(metric, low).removesuffix('%')} to {figure(metric, high)}"
 
 
 def difference(metric: Metric, against: Against) -> str:
     """With its sign; shares in percentage points."""
-    if metric.unit == "share":
-        return points(against.difference)
-    return f"{against.difference:+.3f}".replace("-", MINUS)
+    return _signed(metric, against.difference)
+
+
+def gap(metric: Metric, against: Against) -> str:
+    """Of a difference's interval; "" where there is none."""
+    if against.low is None or against.high is None:
+        return ""
+    return f"{_signed(metric, against.low)} to {_signed(metric, against.high)}"
 
 
 def tone(metric: Metric, against: Against) -> str:
@@ -139,26 +146,49 @@ def tone(metric: Metric, against: Against) -> str:
     return {"better": "fewer", "worse": "more", "": ""}[clearly(metric, against)]
 
 
+def _signed(metric: Metric, value: float) -> str:
+    if metric.unit == "share":
+        return points(value)
+    words = _score(value)
+    return f"+{words}" if value > 0 and float(words) else words
+
+
+def _score(value: float) -> str:
+    """Three decimals, from 10 on one; never a minus before nothing."""
+    rounded = round(value, 1 if abs(value) >= 10 else 3) + 0.0
+    return f"{rounded:.{1 if abs(value) >= 10 else 3}f}".replace("-", MINUS)
+
+
 # The page
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm and metric. against: the first arm; None for that itself."""
+    """A metric of one arm. against, wins: beside the first arm; None for that itself."""
 
-    metric: Metric
     found: Estimate | None
-    against: Against | None
+    against: Against | None = None
+    wins: Wins | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric, with a cell for every arm. name: the metric's, or a category's."""
+
+    name: str
+    metric: Metric
+    cells: list[Cell]
 
 
 @dataclass(frozen=True)
 class Section:
-    """One suite."""
+    """One suite. categories: of its leading metrics, a row for each category."""
 
     name: str
     prompts: int
-    metrics: list[Metric]
-    rows: list[tuple[str, int, list[Cell]]]
+    pictures: list[int]
+    rows: list[Row]
+    categories: dict[str, list[Row]]
     strips: list[Strip]
 
 
@@ -176,9 +206,8 @@ def write_models_page(
     folders = dict(arms)
     style = inlined("report.css", "proposers.css")
     templates = environment(PROMPT_CHARACTERS)
-    templates.globals |= {
-        "figure": figure, "between": between, "difference": difference, "tone": tone,
-    }  # fmt: skip
+    words = (figure, between, difference, gap, tone, share)
+    templates.globals |= {each.__name__: each for each in words}
     page = templates.get_template("models.html.j2").stream(
         arms=[label for label, _ in arms],
         sections=[
@@ -196,16 +225,29 @@ def write_models_page(
 
 
 def _section(name: str, suite: SuiteFigures, strips: list[Strip]) -> Section:
-    first, metrics = next(iter(suite.arms)), shown_metrics(suite)
+    first, arms, metrics = next(iter(suite.arms)), list(suite.arms.values()), shown_metrics(suite)
     rows = [
-        (
-            label,
-            arm.pictures,
+        Row(
+            metric.title,
+            metric,
             [
-                Cell(m, arm.metrics.get(m.name), arm.against.get(first, {}).get(m.name))
-                for m in metrics
+                Cell(
+                    arm.metrics.get(metric.name),
+                    arm.against.get(first, {}).get(metric.name),
+                    arm.wins.get(metric.name),
+                )
+                for arm in arms
             ],
         )
-        for label, arm in suite.arms.items()
+        for metric in metrics
     ]
-    return Section(name, suite.prompts, metrics, rows, strips)
+    names = sorted({category for arm in arms for category in arm.categories})
+    categories = {
+        metric.title: [
+            Row(each, metric, [Cell(arm.categories.get(each, {}).get(metric.name)) for arm in arms])
+            for each in names
+        ]
+        for metric in metrics[:LEADING]
+        if names
+    }
+    return Section(name, suite.prompts, [arm.pictures for arm in arms], rows, categories, strips)
