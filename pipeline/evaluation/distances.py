@@ -2,8 +2,9 @@
 
 Both compare features. Those of Inception, by which published figures are made, come as a pickle
 from a place of their own; here they are a CLIP's, which tell hands and objects apart better than
-classes of ImageNet do (Kynkäänniemi et al. 2023), or, in the drawn world, those of its judge. So
-figures are for comparing within one comparison, never with published ones.
+classes of ImageNet do (Kynkäänniemi et al. 2023), or, in the drawn world, those of its judge. Of
+these the directions count, since KID's kernel, (x y / D + 1)^3, wants |x|^2 near D. So figures are
+for comparing within one comparison, never with published ones.
 """
 
 import warnings
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -46,7 +48,7 @@ class Eyes(Protocol):
 
 
 class ClipEyes:
-    """A CLIP's picture features, projected and not normalised."""
+    """A CLIP's picture features, as they are projected."""
 
     def __init__(self, model: str, config: VerifierConfig) -> None:
         """config: says on which device. Raises ModelError, and ServiceError for a hub away."""
@@ -99,9 +101,10 @@ def reference_files(folder: Path) -> list[Path]:
 
 
 def open_reference(path: Path) -> Image.Image:
-    """In RGB. Raises InputError, naming the file, if it cannot be read."""
+    """In RGB and upright. Raises InputError, naming the file, if it cannot be read."""
     with _opened(path) as image:
-        return as_seen(image)
+        image.load()
+        return as_seen(ImageOps.exif_transpose(image))
 
 
 @contextmanager
@@ -144,7 +147,8 @@ class Distance:
         return deepcopy(self)
 
     def add(self, features: Tensor, *, real: bool = False) -> None:
-        """Some of the others, or of the reference. features: (B, D)."""
+        """Some of the others, or of the reference. features: (B, D), of any length."""
+        features = normalize(features, dim=1) * features.shape[1] ** 0.5
         self._fid.update(features, real=real)
         if (self.reference if real else self.others) < KID_PICTURES:
             self._kid.update(features, real=real)

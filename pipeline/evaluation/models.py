@@ -20,6 +20,7 @@ from pipeline.evaluation.bootstrap import (
     interval,
     resampled,
 )
+from pipeline.miniature.figures import wilson
 from pipeline.miniature.truth import Truth
 from pipeline.types import Record
 
@@ -81,7 +82,11 @@ def figures_of(
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n pictures, with its 95% interval; None where there are too few prompts."""
+    """A mean over n pictures, with its 95% interval; None where there are too few prompts.
+
+    Resamples of pictures that are all alike are too: a share of 0 or 1 has Wilson's interval, with
+    a picture a prompt.
+    """
 
     value: float
     low: float | None
@@ -307,6 +312,8 @@ class _Table:
         for metric in METRICS:
             if column := self._columns.get((arm, metric.name)):
                 low, high = self._bounds(column.drawn)
+                if low is not None and metric.unit == "share" and column.mean in (0, 1):
+                    low, high = wilson(round(column.mean * self._prompts), self._prompts)
                 found[metric.name] = Estimate(column.mean, low, high, column.n)
         return found
 
