@@ -3,7 +3,7 @@
 import hashlib
 import string
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import PrompterConfig, ProposerConfig, Run, VerifierConfig
 from pipeline.prompter.instructions import load_instructions
@@ -18,6 +18,9 @@ from pipeline.types import (
     Thresholds,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 def save_tiny_pipeline(folder: Path, *, seed: int = 0, text_length: int = 77) -> Path:
@@ -217,6 +220,69 @@ def save_tiny_clip(folder: Path, *, seed: int = 0, text_length: int = 16) -> Pat
     processor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
         folder
     )
+    return folder
+
+
+def image_reward_state(seed: int = 0) -> "tuple[dict[str, torch.Tensor], torch.Generator]":
+    """Weights of a small ImageReward, named as its package names them, and what drew them."""
+    import torch
+
+    width, hidden, words = 128, 96, 64
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, inputs: int, outputs: int) -> None:
+        shapes.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
+
+    def norm(name: str) -> None:
+        shapes.update({f"{name}.weight": (width,), f"{name}.bias": (width,)})
+
+    eye, text = "blip.visual_encoder", "blip.text_encoder"
+    shapes |= {f"{eye}.cls_token": (1, 1, width), f"{eye}.pos_embed": (1, 5, width)}
+    shapes |= {f"{eye}.patch_embed.proj.weight": (width, 3, 16, 16)}
+    shapes |= {f"{eye}.patch_embed.proj.bias": (width,)}
+    shapes |= {f"{text}.embeddings.word_embeddings.weight": (words, width)}
+    shapes |= {f"{text}.embeddings.position_embeddings.weight": (64, width)}
+    norm(f"{eye}.norm")
+    norm(f"{text}.embeddings.LayerNorm")
+    for layer in range(2):
+        block = f"{eye}.blocks.{layer}"
+        norm(f"{block}.norm1")
+        norm(f"{block}.norm2")
+        linear(f"{block}.attn.qkv", width, 3 * width)
+        linear(f"{block}.attn.proj", width, width)
+        linear(f"{block}.mlp.fc1", width, 4 * width)
+        linear(f"{block}.mlp.fc2", 4 * width, width)
+        block = f"{text}.encoder.layer.{layer}"
+        for attention in ("attention", "crossattention"):
+            for each in ("self.query", "self.key", "self.value", "output.dense"):
+                linear(f"{block}.{attention}.{each}", width, width)
+            norm(f"{block}.{attention}.output.LayerNorm")
+        linear(f"{block}.intermediate.dense", width, hidden)
+        linear(f"{block}.output.dense", hidden, width)
+        norm(f"{block}.output.LayerNorm")
+    linear("blip.vision_proj", width, 256)
+    linear("blip.text_proj", width, 256)
+    for place, inputs, outputs in (
+        (0, width, 1024), (2, 1024, 128), (4, 128, 64), (6, 64, 16), (7, 16, 1)
+    ):  # fmt: skip
+        linear(f"mlp.layers.{place}", inputs, outputs)
+
+    drawn = torch.Generator().manual_seed(seed)
+    state = {
+        name: torch.randn(shapes[name], generator=drawn) * 0.1
+        + ("norm" in name.lower() and name.endswith("weight"))
+        for name in sorted(shapes)
+    }
+    return state, drawn
+
+
+def save_tiny_bert_tokenizer(folder: Path) -> Path:
+    """It reads letters."""
+    from transformers import BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, ",", "."]
+    words += [f"##{letter}" for letter in string.ascii_lowercase]
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
     return folder
 
 

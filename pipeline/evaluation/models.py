@@ -153,7 +153,7 @@ def clearly(metric: Metric, against: Against) -> Literal["better", "worse", ""]:
     return "better" if (against.difference > 0) == metric.higher_is_better else "worse"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Picture:
     arm: int
     prompt: int

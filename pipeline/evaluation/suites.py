@@ -73,7 +73,7 @@ def load_suite(source: str) -> Suite:
         raise InputError(f"suite {source!r} is larger than {MAX_BYTES:,} bytes: split it")
     lines = []
     first: dict[str, int] = {}
-    for number, written in enumerate(text.splitlines(), 1):
+    for number, written in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
         where = f"suite {source!r}, line {number}"
         line = _line(written, path.suffix, where)
         earlier = first.setdefault(line.prompt.casefold(), number)

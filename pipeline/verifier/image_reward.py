@@ -189,8 +189,18 @@ def main(
     from transformers import BertTokenizer
 
     words: Any = BertTokenizer
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    save(read_published(state), words.from_pretrained(tokenizer), to)
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch's reader stumbles over
+        raise typer.BadParameter(
+            f"{str(weights)!r} is not there, not whole, or holds more than tensors "
+            f"({type(error).__name__}): give the ImageReward.pt that it is published as"
+        ) from error
+    try:
+        network = read_published(state if isinstance(state, Mapping) else {})
+        save(network, words.from_pretrained(tokenizer), to)
+    except (InputError, OSError, ValueError) as error:
+        raise typer.BadParameter((str(error).splitlines() or [""])[0]) from error
 
 
 if __name__ == "__main__":

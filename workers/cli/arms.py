@@ -61,25 +61,33 @@ def _arm(text: str, settings: Settings, store: ObjectStore) -> Arm:
         chosen: dict[str, object] = {"route": BASE, "adapter": ""}
     elif what == ENSEMBLE:
         chosen = {"route": SPECIALIST, "adapter": ""}
-    elif Path(what).is_dir() or "/" in what:
+    elif _is_model(what, store):
         chosen = {"route": BASE, "adapter": "", "model": what}
     else:
-        _check_is_there(what, own.model, store)
+        registry.find(what, fingerprint(own.model, BASE), store)
         chosen = {"route": BASE, "adapter": what}
     label = label or (Path(what).name if "/" in what else what) + ("-short" if short else "")
     return Arm(visible(label), own.model_copy(update=chosen), short)
 
 
-def _check_is_there(reference: str, model: str, store: ObjectStore) -> None:
-    name = reference.partition("@")[0]
+def _is_model(what: str, store: ObjectStore) -> bool:
+    """Whether it is a folder or a hub id, and not one of the store's models.
+
+    Raises InputError if nothing has that name.
+    """
+    if "/" in what:
+        return True
+    name = what.partition("@")[0]
     known = sorted({*Models(store).names(), *(specialist.name for specialist, _ in shipped())})
-    if name not in known:
-        others = nearest(name, [BASE, ENSEMBLE, *known])
-        raise InputError(
-            f"no arm {reference!r}: an arm is base, ensemble, a model of the store, a folder or a "
-            f"hub id; {others}"
-        )
-    registry.find(reference, fingerprint(model, BASE), store)
+    if name in known:
+        return False
+    if Path(what).is_dir():
+        return True
+    others = nearest(name, [BASE, ENSEMBLE, *known])
+    raise InputError(
+        f"no arm {what!r}: an arm is base, ensemble, a model of the store, a folder or a hub id; "
+        f"{others}"
+    )
 
 
 def settings_for(arm: Arm, settings: Settings, images_per_prompt: int) -> Settings:
