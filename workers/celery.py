@@ -5,6 +5,7 @@ Importing it loads nothing heavy; what a queue needs is loaded by its first task
 
 import os
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ def load_before_forking(sender: Any, **_: object) -> None:
 
     The models of the other queues are for their one child alone; CUDA must not be touched here.
     """
-    if "prompt" in sender.app.amqp.queues.consume_from:
+    queues = sender.app.amqp.queues.consume_from
+    if {"propose", "verify"} & queues.keys() and find_spec("torch") is None:
+        raise SystemExit("ppv: this installation has no torch, so it serves the prompt queue only")
+    if "prompt" in queues:
         for module in _HEAVY:
             import_module(module)
 

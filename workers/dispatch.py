@@ -7,6 +7,7 @@ worked out from the store, so whatever happens to a queue costs time only.
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -79,7 +80,7 @@ def new_run(settings: Settings, name: str, store: ObjectStore) -> Run:
         verifier=verifier.model_copy(update={"thresholds": thresholds}),
         verifier_ref=verifier_ref,
         opinion_refs=freeze(verifier.opinions),
-        versions={library: importlib.metadata.version(library) for library in LIBRARIES},
+        versions=_versions(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     for model, price in _paid(run):
@@ -252,6 +253,15 @@ def _unfinished(
         if not failed and (stored is None or stored.shortfall):
             bases.append(base)
     return bases, prompts
+
+
+def _versions() -> dict[str, str]:
+    """Of this installation; one that only enqueues has no torch."""
+    versions = {}
+    for library in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return versions
 
 
 def _price(settings: Settings) -> Price | None:

@@ -37,6 +37,9 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+# What the light image goes without.
+_MODEL_LIBRARIES = {"accelerate", "diffusers", "peft", "torch", "torchmetrics"}
+
 for module in (
     demo,
     run,
@@ -74,6 +77,10 @@ def main() -> None:
         sys.exit(_say(error, 3))
     except PpvError as error:
         sys.exit(_say(error, 1))
+    except ModuleNotFoundError as error:
+        if error.name not in _MODEL_LIBRARIES:
+            raise
+        sys.exit(_say(f"this needs {error.name}, which is not installed here", 2))
     except KeyboardInterrupt:
         print("ppv: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
         sys.exit(130)
@@ -86,6 +93,6 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _say(error: Exception, code: int) -> int:
+def _say(error: Exception | str, code: int) -> int:
     print(f"ppv: {error}", file=sys.stderr)
     return code

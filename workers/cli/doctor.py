@@ -75,7 +75,12 @@ def _model(stage: str) -> str:
 
 
 def _device() -> str:
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ModelError(
+            "no torch is installed here: prompts can be made, not drawn or judged"
+        ) from None
 
     from pipeline.devices import device_of, dtype_of
     from workers.settings import settings
