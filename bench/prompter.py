@@ -46,8 +46,7 @@ from pipeline.types import BasePrompt
 from storage.progress import Progress
 from storage.runs import RunFolder
 from workers import dispatch
-from workers.broker import Broker
-from workers.embedded import broker_url, services, store_of
+from workers.embedded import broker_of, services, store_of
 from workers.fleet import celery_worker
 from workers.processes import Child
 from workers.settings import Settings, load_settings
@@ -201,7 +200,7 @@ def from_the_cache(settings: Settings, provider: Provider, count: int) -> Cached
 def under_faults(settings: Settings, provider: Provider, count: int) -> Faults:
     """Kill -9 of the worker and all its processes, once half is done; then another goes on."""
     provider.control(forget=True, fail=0.1, faults="429,500,drop", retry_after_s=0.2)
-    broker, started = Broker(broker_url(settings)), time.monotonic()
+    broker, started = broker_of(settings), time.monotonic()
     folder = dispatch.open_run(store_of(settings), settings, "faulty")
     with worker(settings) as child:
         dispatch.enqueue(folder, _bases("faulty", count), broker, settings.dispatch)
@@ -247,7 +246,7 @@ def _work(
     child: Child | None = None,
 ) -> float:
     """Seconds from the first message until every base prompt has its prompts in the store."""
-    broker = Broker(broker_url(settings))
+    broker = broker_of(settings)
     folder = dispatch.open_run(store_of(settings), settings, name)
     started = time.monotonic()
 

@@ -42,8 +42,7 @@ from pipeline.taxonomy import load_taxonomy
 from pipeline.types import Adapter, DetailedPrompt, ProposalBatch, Sampler, digest
 from storage.objects import ObjectStore
 from workers import canvas, dispatch
-from workers.broker import Broker
-from workers.embedded import broker_url, services, store_of
+from workers.embedded import broker_of, services, store_of
 from workers.fleet import celery_worker
 from workers.settings import Settings, load_settings
 
@@ -328,7 +327,7 @@ def _through_the_worker(settings: Settings, name: str, prompts: list[DetailedPro
     """
     folder = dispatch.open_run(store_of(settings), settings, name)
     batches = list(_batches(folder.read(), prompts))
-    with closing(Broker(broker_url(settings))) as broker:
+    with closing(broker_of(settings)) as broker:
         waiting = broker.depths()["verify"]
         canvas.send_proposals(batches)
         while broker.depths()["verify"] < waiting + len(batches):

@@ -233,7 +233,7 @@ def test_enqueueing_fills_redis_only_up_to_the_window(tmp_path: Path, models: Pa
     place = Place(tmp_path, models, [f"a hand with a mug, number {n}" for n in range(2000)])
     with services(Settings(state_dir=tmp_path / ".ppv")), ExitStack() as stack:
         embedded = Embedded.model_validate_json((tmp_path / ".ppv" / "embedded.json").read_text())
-        queues = stack.enter_context(redis.Redis.from_url(embedded.broker_url))
+        queues = stack.enter_context(redis.Redis.from_url(embedded.redis_url))
         feeding = place.start("enqueue", "bases.txt", "--run", "window")
         until(lambda: queues.llen("prompt") == 16, "a full window")
         time.sleep(1)

@@ -1,4 +1,7 @@
-"""What the queues hold, asked of Redis directly: depths, cancelled runs, redeliveries."""
+"""What the queues hold, asked directly: depths, cancelled runs, redeliveries.
+
+All of it is in one Redis. Where the messages go by RabbitMQ, the Redis beside it has the rest.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +12,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from pipeline.errors import InputError, ServiceError
+from workers.rabbitmq import RabbitMQ, is_rabbitmq
 
 QUEUES = ("prompt", "propose", "verify")
 
@@ -18,13 +22,19 @@ _REDELIVERED_TTL_S = 24 * 3600
 
 
 class Broker:
-    """A connection to the Redis that carries the queues."""
+    """A connection to what carries the queues, and to the Redis that workers share: mostly one.
 
-    def __init__(self, url: str) -> None:
+    redis_url: where that Redis is, if the queues are on a RabbitMQ.
+    address: its address, for messages.
+    """
+
+    def __init__(self, url: str, redis_url: str = "") -> None:
         try:
-            self.address = address_of(url)
+            self._rabbitmq = RabbitMQ(url, address_of(url)) if is_rabbitmq(url) else None
+            self._variable = "PPV_REDIS_URL" if self._rabbitmq else "PPV_BROKER_URL"
+            self.address = address_of(redis_url or url)
             self._redis = redis.Redis.from_url(
-                url,
+                redis_url or url,
                 socket_connect_timeout=3,
                 socket_timeout=10,
                 retry=Retry(ExponentialBackoff(cap=0.5), retries=3),
@@ -32,9 +42,15 @@ class Broker:
             )
         except ValueError:  # whose message may hold a part of the password
             raise InputError(
-                "broker_url is no address of a Redis: write redis://:password@host:port/0, with "
-                "special characters of the password percent-encoded"
+                f"{'redis_url' if redis_url else 'broker_url'} is no address of a Redis: write "
+                "redis://:password@host:port/0, with special characters of the password "
+                "percent-encoded" + ("" if redis_url else ", or amqp://user:password@host/vhost")
             ) from None
+
+    @property
+    def addresses(self) -> str:
+        """All that is connected, for people."""
+        return f"{self._rabbitmq.address}, {self.address}" if self._rabbitmq else self.address
 
     @property
     def client(self) -> redis.Redis:
@@ -43,23 +59,30 @@ class Broker:
 
     def close(self) -> None:
         self._redis.close()
+        if self._rabbitmq:
+            self._rabbitmq.close()
 
     def ping(self) -> None:
         """Raises ServiceError, with the address, if nobody answers or the password is wrong."""
+        if self._rabbitmq:
+            self._rabbitmq.ping()
+        what = "Redis" if self._rabbitmq else "broker"
         try:
             self._redis.ping()
         except redis.AuthenticationError:
             raise ServiceError(
-                f"the broker at {self.address} refused the password: check PPV_BROKER_URL"
+                f"the {what} at {self.address} refused the password: check {self._variable}"
             ) from None
         except redis.RedisError as error:
             raise ServiceError(
-                f"no broker answers at {self.address} ({_reason(error)}): start Redis there, or "
-                "unset PPV_BROKER_URL to use the embedded one"
+                f"no {what} answers at {self.address} ({_reason(error)}): start Redis there, or "
+                f"unset {self._variable} to use the embedded one"
             ) from None
 
     def depths(self) -> dict[str, int]:
         """Messages that wait in each queue; those that a worker holds are not among them."""
+        if self._rabbitmq:
+            return self._rabbitmq.depths(QUEUES)
         with explained(self.address), self._redis.pipeline(transaction=False) as pipe:
             for queue in QUEUES:
                 pipe.llen(queue)
@@ -99,9 +122,10 @@ def explained(address: str) -> Iterator[None]:
 
 
 def address_of(url: str) -> str:
-    """The broker's host, port and database, without user and password."""
+    """The broker's host, port and database or virtual host, without user and password."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}:{parts.port or 6379}{parts.path}"
+    port = parts.port or {"amqp": 5672, "amqps": 5671}.get(parts.scheme, 6379)
+    return f"{parts.scheme}://{parts.hostname or ''}:{port}{parts.path}"
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ Read when the app is first used, not when it is imported. Why each is as it is s
 
 from pipeline.errors import PpvError as _PpvError
 from workers.embedded import broker_url as _broker_url
+from workers.rabbitmq import is_rabbitmq as _is_rabbitmq
 from workers.settings import settings as _settings
 
 try:
@@ -36,15 +37,21 @@ task_default_queue = "prompt"
 
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
-broker_transport_options = {
-    # Longer than any batch, or work is done twice for ever.
-    "visibility_timeout": _settings().dispatch.visibility_timeout_s,
-    # Looks for messages of dead workers every few seconds instead of every minute or so.
-    "unacked_restore_interval": 2,
-    "unacked_restore_throttle": 1,
-    "socket_keepalive": True,
-    "health_check_interval": 25,
-}
+broker_transport_options: dict[str, int | bool]
+if _is_rabbitmq(broker_url):
+    # A message counts as sent when the broker has it. What a worker held comes back with the end
+    # of its connection.
+    broker_transport_options = {"confirm_publish": True}
+else:
+    broker_transport_options = {
+        # Longer than any batch, or work is done twice for ever.
+        "visibility_timeout": _settings().dispatch.visibility_timeout_s,
+        # Looks for messages of dead workers every few seconds instead of every minute or so.
+        "unacked_restore_interval": 2,
+        "unacked_restore_throttle": 1,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
 
 # A link of a chain that cannot be published is lost, so keep trying while Redis is away. A large
 # number, since None is capped.

@@ -28,6 +28,7 @@ from storage.s3 import S3Config
 from workers.broker import Broker
 from workers.private import write_private
 from workers.processes import Child
+from workers.rabbitmq import is_rabbitmq
 from workers.settings import Settings
 
 BUCKET = "ppv"
@@ -44,7 +45,7 @@ class Embedded(Frozen):
     s3_secret_key: str
 
     @property
-    def broker_url(self) -> str:
+    def redis_url(self) -> str:
         return f"redis://:{self.redis_password}@127.0.0.1:{self.redis_port}/0"
 
     @property
@@ -70,7 +71,16 @@ class Embedded(Frozen):
 def broker_url(settings: Settings) -> str:
     """The configured broker, else the embedded one that is up. Raises ServiceError if none is."""
     configured = settings.broker_url.get_secret_value()
-    return configured or _running(settings, "broker", "PPV_BROKER_URL").broker_url
+    return configured or _running(settings, "broker", "PPV_BROKER_URL").redis_url
+
+
+def broker_of(settings: Settings) -> Broker:
+    """The broker, and beside a RabbitMQ the Redis that workers share. Raises as `broker_url`."""
+    url = broker_url(settings)
+    if not is_rabbitmq(url):
+        return Broker(url)
+    shared = settings.redis_url.get_secret_value()
+    return Broker(url, shared or _running(settings, "Redis", "PPV_REDIS_URL").redis_url)
 
 
 def store_of(settings: Settings) -> ObjectStore:
@@ -88,7 +98,7 @@ def services(settings: Settings, *, broker: bool = True) -> Iterator[list[Child]
     Raises ServiceError if a configured service cannot be reached.
     """
     with ExitStack() as stack:
-        wants_redis = broker and not settings.broker_url.get_secret_value()
+        wants_redis = broker and not _redis_is_configured(settings)
         wants_s3 = not settings.store_url
         children: list[Child] = []
         if (wants_redis or wants_s3) and (lock := _take_lock(settings)):
@@ -104,10 +114,15 @@ def services(settings: Settings, *, broker: bool = True) -> Iterator[list[Child]
             write_private(path, state.model_dump_json(indent=1))
             stack.callback(path.unlink, missing_ok=True)
         if broker:
-            with closing(Broker(broker_url(settings))) as asked:
+            with closing(broker_of(settings)) as asked:
                 asked.ping()
         store_of(settings)  # opening it asks its server
         yield children
+
+
+def _redis_is_configured(settings: Settings) -> bool:
+    broker = settings.broker_url.get_secret_value()
+    return bool(settings.redis_url.get_secret_value() if is_rabbitmq(broker) else broker)
 
 
 def _running(settings: Settings, what: str, variable: str) -> Embedded:

@@ -11,7 +11,7 @@ from pipeline.types import Adapter, ModelRef
 from storage.runs import RunFolder
 from workers import registry
 from workers.broker import Broker
-from workers.embedded import broker_url, store_of
+from workers.embedded import broker_of, store_of
 from workers.settings import settings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def broker() -> Broker:
-    return Broker(broker_url(settings()))
+    return broker_of(settings())
 
 
 @lru_cache(maxsize=64)

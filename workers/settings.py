@@ -51,7 +51,8 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # a value may be a password
     )
 
-    broker_url: SecretStr = SecretStr("")  # redis://...; empty: embedded Redis
+    broker_url: SecretStr = SecretStr("")  # redis://... or amqp://...; empty: embedded Redis
+    redis_url: SecretStr = SecretStr("")  # beside an amqp:// broker; empty: embedded Redis
     store_url: str = ""  # s3://bucket/prefix or file:///folder; empty: embedded S3
     s3: S3Config | None = None
     state_dir: Path = Path(".ppv")  # what the embedded services keep

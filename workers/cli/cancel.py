@@ -9,12 +9,11 @@ def cancel(run: options.Run, set_: options.Set = None) -> None:
     What is done stays done; `ppv resume` goes on later.
     """
     from storage.runs import RunFolder
-    from workers.broker import Broker
-    from workers.embedded import broker_url, store_of
+    from workers.embedded import broker_of, store_of
     from workers.settings import settings
 
     config = settings()
-    broker = Broker(broker_url(config))
+    broker = broker_of(config)
     broker.ping()
     folder = RunFolder(store_of(config), run)
     folder.read()

@@ -45,7 +45,7 @@ def _broker() -> str:
     with session() as here:
         here.broker.ping()
         kind = "embedded" if here.children else "answers"
-        return f"{here.broker.address} ({kind})"
+        return f"{here.broker.addresses} ({kind})"
 
 
 def _store() -> str:

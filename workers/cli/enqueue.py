@@ -18,15 +18,14 @@ def enqueue(
     again sends nothing twice.
     """
     from workers import dispatch
-    from workers.broker import Broker
     from workers.cli.show import console
-    from workers.embedded import broker_url, store_of
+    from workers.embedded import broker_of, store_of
     from workers.inputs import read_bases
     from workers.settings import settings
 
     config = settings()
     bases = read_bases(file, format)
-    broker = Broker(broker_url(config))
+    broker = broker_of(config)
     broker.ping()
     folder = dispatch.open_run(store_of(config), config, run)
     waiting = _Hint()

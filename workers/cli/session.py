@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from storage.objects import ObjectStore
 from workers.broker import Broker
-from workers.embedded import broker_url, services, store_of
+from workers.embedded import broker_of, services, store_of
 from workers.processes import Child
 from workers.settings import Settings, settings
 
@@ -25,7 +25,7 @@ class Session:
 def session() -> Iterator[Session]:
     """Store and broker, started if they are not configured and nobody keeps them up."""
     config = settings()
-    with services(config) as children, closing(Broker(broker_url(config))) as broker:
+    with services(config) as children, closing(broker_of(config)) as broker:
         yield Session(config, store_of(config), broker, children)
 
 

@@ -27,7 +27,7 @@ def up(
         flower(here.settings, flower_port) as dashboard,
     ):
         crew.tend()
-        console.print(f"broker   {here.broker.address}\nstore    {here.store.address}")
+        console.print(f"broker   {here.broker.addresses}\nstore    {here.store.address}")
         console.print(
             f"flower   http://127.0.0.1:{flower_port} (user ppv, password in "
             f"{here.settings.state_dir / 'flower-password'})"
