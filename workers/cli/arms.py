@@ -14,7 +14,6 @@ from pipeline.specialists import shipped
 from pipeline.types import BASE, digest
 from storage.models import Models
 from storage.objects import ObjectStore
-from storage.runs import RunFolder
 from workers import dispatch, registry
 from workers.pages.wording import visible
 from workers.settings import Settings
@@ -107,8 +106,8 @@ def settings_for(arm: Arm, settings: Settings, images_per_prompt: int) -> Settin
     )
 
 
-def open_arm(store: ObjectStore, settings: Settings) -> RunFolder:
-    """The run in which these settings draw, whatever the suites; made now if there is none."""
+def run_name_of(store: ObjectStore, settings: Settings) -> str:
+    """Of the run in which these settings draw, whatever the suites. Raises as new_run does."""
     run = dispatch.new_run(settings, "arm", store)
     if run.proposer.adapter:
         who = run.proposer.adapter.partition("@")[0]
@@ -116,8 +115,7 @@ def open_arm(store: ObjectStore, settings: Settings) -> RunFolder:
         who = ENSEMBLE
     else:
         who = BASE if run.proposer.model == MINIATURE else "model"
-    name = f"arm-{who[:40]}-{digest(run.identity)[:12]}"
-    return dispatch.open_run(store, settings, name)
+    return f"arm-{who[:40]}-{digest(run.identity)[:12]}"
 
 
 def lines_of(arm: Arm, suites: Sequence[Suite]) -> Iterator[tuple[str, Line]]:

@@ -13,7 +13,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from pipeline.config import LOADED, OpinionsConfig
+from pipeline.config import LOADED, OpinionsConfig, Run
 from pipeline.errors import InputError
 from pipeline.evaluation.bootstrap import RESAMPLES, SEED
 from pipeline.evaluation.models import BY_NAME, METRICS, Comparison, SuiteFigures, figures_of
@@ -26,7 +26,7 @@ from storage.runs import RunFolder
 from workers import dispatch
 from workers.cli.arms import Arm as Arm
 from workers.cli.arms import arms_of as arms_of
-from workers.cli.arms import lines_of, open_arm, settings_for, text_of
+from workers.cli.arms import lines_of, run_name_of, settings_for, text_of
 from workers.cli.evaluate_proposers import list_failed
 from workers.cli.model_metrics import Measured, Metrics
 from workers.cli.session import Session
@@ -61,6 +61,7 @@ class Drawn:
 
     arm: Arm
     folder: RunFolder
+    run: Run
     tally: Tally
 
 
@@ -106,23 +107,25 @@ def evaluate_models(
         load_taxonomy(here.settings.prompter.taxonomy),
         here.settings.verifier,
     )
-    for name, why in metrics.skipped.items():
-        console.print(f"{BY_NAME[name].title} will be skipped: {why}", markup=False)
-    folders = {
-        arm.label: open_arm(here.store, settings_for(arm, here.settings, options.images_per_prompt))
-        for arm in arms
-    }
+    for metric, why in metrics.skipped.items():
+        console.print(f"{BY_NAME[metric].title} will be skipped: {why}", markup=False)
+    draws = [settings_for(arm, here.settings, options.images_per_prompt) for arm in arms]
+    names = [run_name_of(here.store, each) for each in draws]  # of all, before one is kept
+    for each, name in zip(draws, names, strict=True):
+        dispatch.open_run(here.store, each, name)
     asked: dict[str, dict[str, None]] = {}  # prompts of each run, each once, in order
-    for arm in arms:
-        texts = asked.setdefault(folders[arm.label].name, {})
+    for arm, name in zip(arms, names, strict=True):
+        texts = asked.setdefault(name, {})
         texts |= {text_of(arm, line): None for _, line in lines_of(arm, suites)}
-    tallies = {}
+    folders = {name: RunFolder(here.store, name) for name in asked}
     with Crew(here.settings, here.children) as crew:
-        for folder in {folder.name: folder for folder in folders.values()}.values():
-            tallies[folder.name] = _draw(here, folder, list(asked[folder.name]), crew)
-    for name in tallies:
-        list_failed(RunFolder(here.store, name))
-    drawn = [Drawn(arm, folders[arm.label], tallies[folders[arm.label].name]) for arm in arms]
+        tallies = {name: _draw(here, folders[name], list(asked[name]), crew) for name in asked}
+    for folder in folders.values():
+        list_failed(folder)
+    drawn = [
+        Drawn(arm, folders[name], folders[name].read(), tallies[name])
+        for arm, name in zip(arms, names, strict=True)
+    ]
     return _measure(drawn, suites, options, metrics)
 
 
@@ -184,8 +187,7 @@ def _measure(
     metrics.load()
     doubts = []
     for at, each in enumerate(drawn):
-        run = each.folder.read()
-        lines = _lines(each.arm, suites, run.taxonomy)
+        lines = _lines(each.arm, suites, each.run.taxonomy)
         distances = {}
         if metrics.reference:
             distances = {suite.name: metrics.reference.fresh() for suite in suites}
@@ -330,8 +332,8 @@ def as_json(evaluated: Evaluated) -> dict[str, object]:
             each.arm.label: {
                 "run": each.folder.name,
                 "short": each.arm.short,
-                "proposers": [ref.title for ref in each.folder.read().proposers],
-                "weights": [ref.hashes for ref in each.folder.read().proposers],
+                "proposers": [ref.title for ref in each.run.proposers],
+                "weights": [ref.hashes for ref in each.run.proposers],
             }
             for each in evaluated.arms
         },
