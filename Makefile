@@ -15,7 +15,7 @@ VENV = $(PYTHON) -m venv .venv
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 endif
 
-.PHONY: demo tactiletango test lint secrets audit clean
+.PHONY: demo tactiletango paper test lint secrets audit clean
 
 demo: .venv/installed  ## base prompts from examples/ to a verified dataset and its report
 	$(BIN)/ppv demo
@@ -26,6 +26,9 @@ tactiletango: .venv/installed  ## the paper's 10,000 pictures, at the miniature'
 		--set 'verifier.thresholds={"fidelity": 0.8, "alignment": 0.9}'
 	$(BIN)/ppv dataset build tactiletango --runs tactiletango --quota 10000 \
 		--title "TactileTango, in miniature"
+
+paper: .venv/installed  ## the paper's comparison, arm by arm; hours, and goes on where it was cut off
+	$(BIN)/python -m bench.paper
 
 # One thread a process: two on two busy cores wait for each other.
 test: .venv/installed-test  ## every test, on services that the tests start themselves
