@@ -315,15 +315,15 @@ def test_wins_are_counted_as_one_does_by_hand() -> None:
 
 
 def test_what_always_wins_has_no_interval() -> None:
-    study = a_study("a", "b", prompts=40)
-    result = result_of(
-        study,
-        chosen(study, "ann", lambda left, _, q: "left" if left in ("a", "asked") else "right"),
-    )
+    study = a_study("a", "b", prompts=40, pairs=60)  # of some prompts two pairs
 
-    won = result.questions["overall"].arms["b"]
+    def choose(left: str, right: str, question: Question) -> Answer:
+        return "left" if left in ("a", "asked") else "right"
+
+    won = result_of(study, chosen(study, "ann", choose)).questions["overall"].arms["b"]
+
     assert won.strength is not None and won.wins is not None
-    assert won.strength.value < -4
+    assert won.strength.value == pytest.approx(-math.log(121))
     assert (won.strength.low, won.wins.share.low) == (None, None)
     assert won.wins.share.value == 0
 
@@ -375,9 +375,14 @@ def test_the_last_choice_counts_and_what_is_taken_back_does_not() -> None:
     again = [choices[0].model_copy(update={"overall": "left"}),
              choices[1].model_copy(update=dict.fromkeys(QUESTIONS))]  # fmt: skip
 
-    overall = result_of(study, [*choices, *again]).questions["overall"]
+    nothing = [line.model_copy(update={"annotator": "bo"} | dict.fromkeys(QUESTIONS))
+               for line in choices]  # fmt: skip
 
+    result = result_of(study, [*choices, *again, *nothing])
+
+    overall = result.questions["overall"]
     assert (overall.answers, overall.ties) == (7, 6)
+    assert list(result.annotators) == ["ann"]
 
 
 def test_a_study_that_nobody_answered_has_no_figures() -> None:

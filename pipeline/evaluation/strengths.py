@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from pipeline.evaluation.bootstrap import Floats
 
-_HALF = (
-    0.5  # a count in every cell, so that who always wins is not infinitely strong (Anscombe 1956)
-)
+_HALF = 0.5
+"""Added to every count, so that who always wins is not infinitely strong (Anscombe 1956)."""
+
 _STEPS = 200
 
 
