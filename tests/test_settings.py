@@ -177,7 +177,7 @@ def test_a_wrong_assignment_is_refused(assignment: str, words: str) -> None:
         ),
         ("PPV_PROPOSER__ROUTE", '{"base": -1}', "'proposer.route.base': Input should be greater"),
         ("PPV_PROPOSER__SPECIALISTS", '{"pinch": 1}', "'proposer.specialists.pinch': Input should"),
-        ("PPV_PROMPTER__KIND", "gpt", "'grammar' or 'openai'"),
+        ("PPV_PROMPTER__KIND", "gpt", "'grammar', 'openai' or 'verbatim'"),
         ("PPV_PROPOSER__DEVICE", "gpu", "'proposer.device'"),
         ("PPV_VERIFIER__THRESHOLDS__FIDELITY", "1.5", "less than or equal to 1"),
         ("PPV_PROPOSER", "{", "proposer"),

@@ -49,7 +49,7 @@ def persist(work: Callable[[], Result]) -> Result:
     try:
         return tenacity.Retrying(
             retry=tenacity.retry_if_not_exception_type((ItemError, InputError, ServiceError)),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=30),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=30),
             stop=tenacity.stop_after_attempt(TRIES),
         )(work)
     except tenacity.RetryError as error:

@@ -29,7 +29,7 @@ def vision_alone(config: VerifierConfig, limits: EndpointConfig) -> VisionOpinio
     def ask(request: Request) -> Answer:
         patiently = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Busy),
-            wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=30),
             stop=tenacity.stop_after_delay(limits.patience_s),
             reraise=True,
         )
