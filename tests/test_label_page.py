@@ -190,6 +190,7 @@ def test_the_page_opened_twice_loses_nothing(page: Page, shared: Path) -> None:
         page.evaluate("window.open('/')")
     other = other_tab.value
     other.locator(".desk").wait_for()
+    other.wait_for_load_state()  # its script listens to keys
     first = picture(page)
     assert picture(other) == first
 
