@@ -21,6 +21,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,9 +38,11 @@ from pipeline.prompter.plan import named_in
 from storage.objects import ObjectStore
 from storage.progress import records
 from storage.runs import RunFolder
+from storage.samples import draw_samples
 from workers.cli.ground_truth import judge_of, with_truth
 from workers.cli.model_tables import tables
 from workers.embedded import services, store_of
+from workers.pages.atomic import replacing
 from workers.pages.models import Gallery, write_models_page
 from workers.settings import load_settings
 
@@ -48,9 +51,9 @@ PROMPTS = Path(__file__).parent.parent / "examples" / "tactiletango.txt"
 ACCEPTED = 'verifier.thresholds={"fidelity": 0.8, "alignment": 0.9}'  # as in `make tactiletango`
 RECIPE = "miniature-finetune"
 
-BASE, SHORT, ENSEMBLE = "base", "base, short prompts", "ensemble of specialists"
-VERIFIED, RANDOM, UNVERIFIED = "verified", "random, equal size", "unverified, all"
-BASE_VERIFIED, BASE_RANDOM = "verified, no specialists", "random, no specialists"
+BASE, SHORT, ENSEMBLE = "base", "base, short prompts", "specialists"
+VERIFIED, RANDOM, UNVERIFIED = "verified", "random, equal size", "all, unverified"
+BASE_VERIFIED, BASE_RANDOM = "verified, by base", "random, by base"
 
 out = Console()
 
@@ -81,7 +84,7 @@ def main(
         Path | None, typer.Option("--json", help="Write the figures here, too.")
     ] = None,
 ) -> None:
-    """Make every arm, measure it, and write paper.json and paper.html."""
+    """Make every arm, measure it, and write paper.json, paper.html and paper.png."""
     to.mkdir(parents=True, exist_ok=True)
     settings = load_settings()
     with services(settings):
@@ -96,7 +99,7 @@ class Work:
 
     def __init__(self, to: Path, store: ObjectStore, plan: Plan) -> None:
         self._to, self._store, self._plan = to, store, plan
-        self._times = to / "minutes.json"
+        self._times, self._lock = to / "minutes.json", threading.Lock()
         self._minutes: dict[str, float] = (
             json.loads(self._times.read_text()) if self._times.exists() else {}
         )
@@ -175,8 +178,10 @@ class Work:
         )
         if done.returncode and not (command[0] == "run" and done.returncode == 1):
             raise SystemExit(f"{step} failed with {done.returncode}:\n{done.stderr or ''}")
-        self._minutes[step] = self._minutes.get(step, 0.0) + (time.monotonic() - started) / 60
-        self._times.write_text(json.dumps(self._minutes, indent=1))
+        with self._lock:
+            took = (time.monotonic() - started) / 60
+            self._minutes[step] = round(self._minutes.get(step, 0.0) + took, 2)
+            _write(self._times, self._minutes)
         return done.stdout
 
     # Measuring
@@ -218,7 +223,7 @@ class Work:
             "runs": {label: [folder.name for folder in some] for label, some in runs.items()},
             "suites": {name: asdict(suite) for name, suite in figures.items()},
         }
-        (self._to / "paper.json").write_text(json.dumps(said, indent=1) + "\n")
+        _write(self._to / "paper.json", said)
         write_models_page(
             [(label, some[0]) for label, some in runs.items()],
             figures,
@@ -226,6 +231,9 @@ class Work:
             ["arms that were trained from several seeds: all their pictures; shown: the first's"],
             self._to / "paper.html",
         )
+        first = {label: some[0] for label, some in runs.items()}
+        with replacing(self._to / "paper.png") as file:
+            file.write(draw_samples(_grid(galleries[SUITES[0]], first)))
         for table in tables(figures):
             out.print(table)
         out.print(f"page {self._to / 'paper.html'}\nfigures {self._to / 'paper.json'}")
@@ -254,6 +262,19 @@ def _pooled(
                 if first:
                     galleries[suite].add(at, line, record, its)
     return {name: each.figures() for name, each in comparisons.items()}, galleries
+
+
+def _grid(gallery: Gallery, folders: dict[str, RunFolder]) -> Iterator[tuple[str, list[bytes]]]:
+    """Each arm's pictures of the same prompts, as far as it has them all."""
+    tiles = [strip.tiles for strip in gallery.strips(folders)]
+    for at, label in enumerate(folders):
+        drawn = [several[at].sample for several in tiles]
+        yield label, [folders[label].read_image(each.record.id) for each in drawn if each]
+
+
+def _write(path: Path, said: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps(said).encode() + b"\n")
 
 
 def _set(options: Sequence[str]) -> Iterator[str]:

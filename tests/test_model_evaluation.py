@@ -49,6 +49,7 @@ from storage.runs import RunFolder
 from storage.s3 import S3Store
 from tests import tiny
 from tests.conftest import _free_port
+from tests.pages import quiet
 from tests.place import Place, until
 from workers import settings
 from workers.cli import evaluate as commands
@@ -696,17 +697,8 @@ def test_wrong_input_ends_the_command_before_anything_is_drawn(
 def page(browser: Browser, place: Place, first: tuple[int, Any, str]) -> Iterator[Page]:
     """The page of the first call, opened; the test fails if it complains or asks for anything."""
     file = place.folder / "first" / "models.html"
-    with browser.new_context() as context:
-        page = context.new_page()
-        requested: list[str] = []
-        complaints: list[str] = []
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(file.as_uri())
+    with quiet(browser, file) as page:
         yield page
-        assert [u for u in requested if not u.startswith("data:")] == [file.as_uri()]
-        assert complaints == []
 
 
 def test_the_page_shows_figures_and_pictures_side_by_side(page: Page) -> None:

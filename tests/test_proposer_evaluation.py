@@ -49,6 +49,7 @@ from pipeline.types import (
 from storage.folder import FolderStore
 from storage.runs import RunFolder, run_names
 from tests import tiny
+from tests.pages import quiet
 from workers import settings
 from workers.cli import cli
 from workers.cli import evaluate as commands
@@ -741,17 +742,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Browser, written: Path) -> Iterator[Page]:
     """The page, opened; the test fails if it complains or asks for anything but itself."""
-    with browser.new_context() as context:
-        page = context.new_page()
-        requested: list[str] = []
-        complaints: list[str] = []
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(written.as_uri())
+    with quiet(browser, written) as page:
         yield page
-        assert [u for u in requested if not u.startswith("data:")] == [written.as_uri()]
-        assert complaints == []
 
 
 def test_the_page_shows_maps_differences_and_pictures(page: Page) -> None:

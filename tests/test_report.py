@@ -29,6 +29,7 @@ from pipeline.types import (
 )
 from storage.objects import ObjectNotFound
 from storage.progress import Tally
+from tests.pages import quiet
 from tests.tiny import a_record, a_run
 from workers.pages.report import Choice, Troubles, data_uri, margin, write_report
 from workers.pages.wording import percent, score, visible
@@ -351,17 +352,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Page]:
     """The report, opened; the test fails if it complains or asks for anything but itself."""
-    with browser.new_context() as context:
-        page = context.new_page()
-        requested: list[str] = []
-        complaints: list[str] = []
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(report.as_uri())
+    with quiet(browser, report) as page:
         yield page
-        assert [u for u in requested if not u.startswith("data:")] == [report.as_uri()]
-        assert complaints == []
 
 
 def shown(page: Page) -> int:

@@ -47,6 +47,7 @@ from pipeline.training.verifier_labels import Judged
 from pipeline.training.verifier_negatives import wordings
 from pipeline.types import ClauseScore, ModelRef, Thresholds, Verdict, digest
 from pipeline.verifier.opinions import Heard
+from tests.pages import quiet
 from tests.tiny import save_tiny_clip, save_tiny_verifier
 from tests.training import noise
 from workers.cli import cli
@@ -655,17 +656,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Browser, written: Path) -> Iterator[Page]:
     """The page, opened; the test fails if it complains or asks for anything but itself."""
-    with browser.new_context() as context:
-        page = context.new_page()
-        requested: list[str] = []
-        complaints: list[str] = []
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(written.as_uri())
+    with quiet(browser, written) as page:
         yield page
-        assert [u for u in requested if not u.startswith("data:")] == [written.as_uri()]
-        assert complaints == []
 
 
 def test_the_page_shows_limits_curves_and_every_strength(page: Page, report: Report) -> None:
