@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from celery.utils.log import get_task_logger
 
-from pipeline.errors import PpvError, ServiceError
+from pipeline.errors import InputError, ServiceError
 from storage.objects import ObjectStore
 from storage.runs import RunFolder, entrusted
 from workers import resources
@@ -32,7 +32,7 @@ class Mender:
         self._watches: dict[str, Watch] = {}
 
     def look(self) -> None:
-        """At each of them, once; one that cannot be looked at costs the others nothing.
+        """At each of them, once.
 
         Raises ServiceError where store or broker is away.
         """
@@ -42,10 +42,9 @@ class Mender:
         for name in sorted(names):
             try:
                 self._look_at(name)
-            except ServiceError:
-                raise
-            except PpvError as error:
-                logger.warning("run %s: %s", name, error)
+            except InputError as error:  # the run is gone
+                logger.warning("run %s is left alone: %s", name, error)
+                RunFolder(self._store, name).withdraw()
 
     def doubt(self) -> None:
         """A worker has died, and what it had is lost."""

@@ -1,0 +1,119 @@
+"""What gets lost on the way, found missing and sent again with nobody watching."""
+
+import os
+import signal
+
+from tests.fleets import IN_FLIGHT, PER_BASE, Fleet, lines
+from tests.place import until
+from workers.broker import QUEUES
+from workers.flight import Flight
+
+
+def test_a_run_finishes_though_messages_were_lost_and_nobody_watches(fleet: Fleet) -> None:
+    fleet.enqueue("lost", lines(32))
+    assert fleet.waiting() == 2
+    fleet.broker.client.delete("prompt")
+    fleet.start_mender()
+    fleet.start(*QUEUES)
+    tally = fleet.until_finished("lost")
+    assert (tally.accepted, tally.failed) == (32 * PER_BASE, 0)
+    until(lambda: not fleet.broker.client.keys("ppv:flight:*"), "nothing under way")
+    until(lambda: not list(fleet.store.list("entrusted/")), "nothing entrusted")
+
+
+def test_a_fleet_without_workers_loses_and_fails_nothing(fleet: Fleet) -> None:
+    fleet.enqueue("absent", lines(32))
+    fleet.enqueue("gone", lines(1))
+    fleet.broker.client.rpop("prompt", 1)  # the oldest: the first of "absent"
+    before = fleet.broker.client.lrange("prompt", 0, -1)
+    fleet.broker.client.lrem("prompt", 1, before[0])  # the newest: the only one of "gone"
+    fleet.start_mender()
+    until(lambda: fleet.waiting() == 2, "the only one of gone, sent again")
+    looked_at = fleet.store.list("runs/gone/failures/")
+    assert not list(looked_at)
+    assert fleet.broker.client.lrange("prompt", 0, -1)[1:] == before[1:]
+
+
+def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -> None:
+    fleet.start(*QUEUES, loses="poison")
+    fleet.start_mender()
+    fleet.enqueue("poison", [*lines(3), "a hand with poison"])
+    tally = fleet.until_finished("poison")
+    assert (tally.accepted, tally.failed) == (3 * PER_BASE, PER_BASE)
+    folder = fleet.folder("poison")
+    failures = [folder.read_failure(each) for each in folder.failed_ids()]
+    assert {each.subject for each in failures} == {"a hand with poison"}
+    assert all("nothing came of it" in each.error for each in failures)
+
+
+def test_a_redis_that_is_wiped_in_mid_run_costs_time_only(fleet: Fleet) -> None:
+    workers = fleet.start(*QUEUES, propose_s=0.5)
+    fleet.start_mender()
+    feeding = fleet.place.start("enqueue", "-", "--run", "wiped")
+    assert feeding.stdin
+    feeding.stdin.write("".join(f"{line}\n" for line in lines(160)))
+    feeding.stdin.close()
+    until(lambda: fleet.tally("wiped").judged > 0, "first records")
+    fleet.broker.client.flushall()
+    tally = fleet.until_finished("wiped")
+    assert (tally.accepted, tally.failed) == (160 * PER_BASE, 0)
+    assert all(worker.alive for worker in workers)
+
+
+def test_a_full_window_of_lost_messages_does_not_stop_whoever_feeds(fleet: Fleet) -> None:
+    feeding = fleet.place.start("enqueue", "-", "--run", "leaked")
+    assert feeding.stdin
+    feeding.stdin.write("".join(f"{line}\n" for line in lines(160)))
+    feeding.stdin.close()
+    until(lambda: fleet.waiting() == IN_FLIGHT / (16 * PER_BASE), "a full window")
+    fleet.broker.client.delete("prompt")
+    fleet.start(*QUEUES)
+    tally = fleet.until_finished("leaked")
+    assert tally.accepted == 160 * PER_BASE
+
+
+def test_two_enqueue_the_same_run_at_once_and_nothing_is_lost_or_done_twice(fleet: Fleet) -> None:
+    """Each has base prompts that the other has not, and some that it has."""
+    everything = lines(400)
+    pair = [fleet.place.start("enqueue", "-", "--run", "both") for _ in range(2)]
+    for process, part in zip(pair, (everything[:300], everything[100:]), strict=True):
+        assert process.stdin
+        process.stdin.write("".join(f"{line}\n" for line in part))
+        process.stdin.close()
+    fleet.start(*QUEUES)
+    until(lambda: all(process.poll() is not None for process in pair), "both")
+    assert [process.returncode for process in pair] == [0, 0]
+    sent = [base.text for batch in fleet.folder("both").inputs() for base in batch.bases]
+    assert sorted(sent) == sorted(everything)
+    assert fleet.folder("both").read().base_prompts == 400
+    assert fleet.until_finished("both").accepted == 400 * PER_BASE
+
+
+def test_another_feeds_on_when_the_first_was_killed(fleet: Fleet) -> None:
+    first = fleet.place.start("enqueue", "-", "--run", "killed")
+    assert first.stdin
+    first.stdin.write("".join(f"{line}\n" for line in lines(160)))
+    first.stdin.flush()
+    until(lambda: fleet.waiting() > 0, "a first message")
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    fleet.start(*QUEUES)
+    fleet.start_mender()
+    fleet.enqueue("killed", lines(160))
+    assert fleet.until_finished("killed").accepted == 160 * PER_BASE
+
+
+def test_what_is_under_way_is_counted_over_all_stages(fleet: Fleet) -> None:
+    """A verifier that nobody runs stops the sending, not the filling of Redis."""
+    fleet.start("prompt", "propose")
+    feeding = fleet.place.start("enqueue", "-", "--run", "slow")
+    assert feeding.stdin
+    feeding.stdin.write("".join(f"{line}\n" for line in lines(400)))
+    feeding.stdin.close()
+    flight = Flight(fleet.broker, "slow")
+    full = IN_FLIGHT // 64
+    until(lambda: fleet.broker.depths() == {"prompt": 0, "propose": 0, "verify": full}, "a window")
+    assert flight.share(IN_FLIGHT) == (IN_FLIGHT, IN_FLIGHT)
+    assert len(list(fleet.folder("slow").inputs())) == IN_FLIGHT // (16 * PER_BASE) + 1
+    fleet.start("verify")
+    assert fleet.until_finished("slow").accepted == 400 * PER_BASE
