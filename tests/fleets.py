@@ -1,5 +1,6 @@
 """A fleet in small: Redis, a store, and real workers whose stages do nothing."""
 
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -56,6 +57,17 @@ class Fleet:
         text = "".join(f"{line}\n" for line in lines)
         ended = self.place.ppv("enqueue", "-", "--run", run, *options, stdin=text)
         assert ended.code == 0, ended.err
+
+    def feed(self, run: str, lines: Sequence[str], *options: str) -> "subprocess.Popen[str]":
+        """The same, without waiting."""
+        process = self.place.start("enqueue", "-", "--run", run, *options)
+        assert process.stdin
+        process.stdin.write("".join(f"{line}\n" for line in lines))
+        process.stdin.close()
+        process.stdin = None  # so that nobody tries to close it once more
+        self.stack.callback(process.communicate)
+        self.stack.callback(process.kill)
+        return process
 
     def folder(self, run: str) -> RunFolder:
         return RunFolder(self.store, run)

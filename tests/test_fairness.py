@@ -23,11 +23,9 @@ def test_a_short_run_is_not_kept_waiting_by_a_long_one(
 ) -> None:
     """least: the part of what is judged from then on that is the short run's."""
     fleet.start(*QUEUES, propose_s=0.2)
-    long = fleet.place.start("enqueue", "-", "--run", "long")
-    _write(long, lines(16_000))
+    long = fleet.feed("long", lines(16_000))
     until(lambda: judged(fleet, "long") > 4, "the long run under way")
-    short = fleet.place.start("enqueue", "-", "--run", "short", "--priority", priority)
-    _write(short, lines(320))
+    fleet.feed("short", lines(320), "--priority", priority)
     until(lambda: judged(fleet, "short"), "the short run's first records")
     before = judged(fleet, "long")
     until(lambda: fleet.tally("short").judged == 320 * PER_BASE, "the short run")
@@ -39,15 +37,11 @@ def test_a_short_run_is_not_kept_waiting_by_a_long_one(
     status = fleet.place.status("long")
     assert (status["priority"], status["missing"] > 0) == ("normal", True)
     assert 0 < status["in_flight"] <= IN_FLIGHT
-    for process in (long, short):
-        process.kill()
-        process.communicate()
 
 
 def test_a_cancelled_run_leaves_redis_within_seconds_though_nobody_works(fleet: Fleet) -> None:
     fleet.enqueue("other", lines(16, "bag"))
-    feeding = fleet.place.start("enqueue", "-", "--run", "gone")
-    _write(feeding, lines(160))
+    feeding = fleet.feed("gone", lines(160))
     until(lambda: fleet.waiting() == 4, "a full window, of which the other run has a part")
     started = time.monotonic()
     ended = fleet.place.ppv("cancel", "gone")
@@ -108,18 +102,11 @@ def test_what_is_under_way_is_said_by_status_and_its_store_alone_suffices(fleet:
 
 
 def test_an_interrupted_enqueue_leaves_its_place_to_the_next(fleet: Fleet) -> None:
-    first = fleet.place.start("enqueue", "-", "--run", "handed")
-    _write(first, lines(160))
+    first = fleet.feed("handed", lines(160))
     until(lambda: fleet.waiting() == 4, "a full window")
     first.send_signal(signal.SIGINT)
     assert fleet.place.end(first).code == 130
     assert not fleet.broker.client.exists("ppv:feeding:handed")
-
-
-def _write(process: "object", text: list[str]) -> None:
-    stdin = process.stdin  # type: ignore[attr-defined]
-    stdin.write("".join(f"{line}\n" for line in text))
-    stdin.close()
 
 
 def _password(fleet: Fleet) -> str:

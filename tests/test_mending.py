@@ -1,8 +1,5 @@
 """What gets lost on the way, found missing and sent again with nobody watching."""
 
-import os
-import signal
-
 from tests.fleets import IN_FLIGHT, PER_BASE, Fleet, lines
 from tests.place import until
 from workers.broker import QUEUES
@@ -23,15 +20,13 @@ def test_a_run_finishes_though_messages_were_lost_and_nobody_watches(fleet: Flee
 
 def test_a_fleet_without_workers_loses_and_fails_nothing(fleet: Fleet) -> None:
     fleet.enqueue("absent", lines(32))
-    fleet.enqueue("gone", lines(1))
-    fleet.broker.client.rpop("prompt", 1)  # the oldest: the first of "absent"
-    before = fleet.broker.client.lrange("prompt", 0, -1)
-    fleet.broker.client.lrem("prompt", 1, before[0])  # the newest: the only one of "gone"
+    waiting = fleet.broker.client.lrange("prompt", 0, -1)
+    fleet.enqueue("lost", lines(1))
+    fleet.broker.client.lpop("prompt")  # the newest
     fleet.start_mender()
-    until(lambda: fleet.waiting() == 2, "the only one of gone, sent again")
-    looked_at = fleet.store.list("runs/gone/failures/")
-    assert not list(looked_at)
-    assert fleet.broker.client.lrange("prompt", 0, -1)[1:] == before[1:]
+    until(lambda: fleet.waiting() == 3, "what was lost, sent again: the mender has looked")
+    assert fleet.broker.client.lrange("prompt", 1, -1) == waiting
+    assert not list(fleet.folder("absent").failed_ids())
 
 
 def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -> None:
@@ -49,10 +44,7 @@ def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -
 def test_a_redis_that_is_wiped_in_mid_run_costs_time_only(fleet: Fleet) -> None:
     workers = fleet.start(*QUEUES, propose_s=0.5)
     fleet.start_mender()
-    feeding = fleet.place.start("enqueue", "-", "--run", "wiped")
-    assert feeding.stdin
-    feeding.stdin.write("".join(f"{line}\n" for line in lines(160)))
-    feeding.stdin.close()
+    fleet.feed("wiped", lines(160))
     until(lambda: fleet.tally("wiped").judged > 0, "first records")
     fleet.broker.client.flushall()
     tally = fleet.until_finished("wiped")
@@ -61,10 +53,7 @@ def test_a_redis_that_is_wiped_in_mid_run_costs_time_only(fleet: Fleet) -> None:
 
 
 def test_a_full_window_of_lost_messages_does_not_stop_whoever_feeds(fleet: Fleet) -> None:
-    feeding = fleet.place.start("enqueue", "-", "--run", "leaked")
-    assert feeding.stdin
-    feeding.stdin.write("".join(f"{line}\n" for line in lines(160)))
-    feeding.stdin.close()
+    fleet.feed("leaked", lines(160))
     until(lambda: fleet.waiting() == IN_FLIGHT / (16 * PER_BASE), "a full window")
     fleet.broker.client.delete("prompt")
     fleet.start(*QUEUES)
@@ -75,11 +64,7 @@ def test_a_full_window_of_lost_messages_does_not_stop_whoever_feeds(fleet: Fleet
 def test_two_enqueue_the_same_run_at_once_and_nothing_is_lost_or_done_twice(fleet: Fleet) -> None:
     """Each has base prompts that the other has not, and some that it has."""
     everything = lines(400)
-    pair = [fleet.place.start("enqueue", "-", "--run", "both") for _ in range(2)]
-    for process, part in zip(pair, (everything[:300], everything[100:]), strict=True):
-        assert process.stdin
-        process.stdin.write("".join(f"{line}\n" for line in part))
-        process.stdin.close()
+    pair = [fleet.feed("both", part) for part in (everything[:300], everything[100:])]
     fleet.start(*QUEUES)
     until(lambda: all(process.poll() is not None for process in pair), "both")
     assert [process.returncode for process in pair] == [0, 0]
@@ -90,13 +75,9 @@ def test_two_enqueue_the_same_run_at_once_and_nothing_is_lost_or_done_twice(flee
 
 
 def test_another_feeds_on_when_the_first_was_killed(fleet: Fleet) -> None:
-    first = fleet.place.start("enqueue", "-", "--run", "killed")
-    assert first.stdin
-    first.stdin.write("".join(f"{line}\n" for line in lines(160)))
-    first.stdin.flush()
+    first = fleet.feed("killed", lines(160))
     until(lambda: fleet.waiting() > 0, "a first message")
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
+    first.kill()
     fleet.start(*QUEUES)
     fleet.start_mender()
     fleet.enqueue("killed", lines(160))
@@ -106,10 +87,7 @@ def test_another_feeds_on_when_the_first_was_killed(fleet: Fleet) -> None:
 def test_what_is_under_way_is_counted_over_all_stages(fleet: Fleet) -> None:
     """A verifier that nobody runs stops the sending, not the filling of Redis."""
     fleet.start("prompt", "propose")
-    feeding = fleet.place.start("enqueue", "-", "--run", "slow")
-    assert feeding.stdin
-    feeding.stdin.write("".join(f"{line}\n" for line in lines(400)))
-    feeding.stdin.close()
+    fleet.feed("slow", lines(400))
     flight = Flight(fleet.broker, "slow")
     full = IN_FLIGHT // 64
     until(lambda: fleet.broker.depths() == {"prompt": 0, "propose": 0, "verify": full}, "a window")

@@ -118,7 +118,7 @@ class Watch:
         self._resending: Resending | None = None
         self._next_look = 0.0
         self._done, self._changed_at, self._longest_silence_s = -1, time.monotonic(), 0.0
-        self._patience_s: float | None = None  # None: as long as a batch takes
+        self._doubted = False
         self._away_since: float | None = None
         self.over = False
 
@@ -150,7 +150,7 @@ class Watch:
 
     def doubt(self) -> None:
         """Take what is missing for lost as soon as no message of the run waits."""
-        self._patience_s = _STALL_AFTER_DEATH_S
+        self._doubted = True
         self._changed_at -= _STALL_AFTER_DEATH_S
 
     def until_done(self) -> Tally:
@@ -186,7 +186,7 @@ class Watch:
 
     def _tend(self) -> None:
         if self._crew and self._crew.tend():
-            self._patience_s = _STALL_AFTER_DEATH_S
+            self._doubted = True
 
     def _conclude(self, tally: Tally) -> None:
         self.close()
@@ -195,27 +195,30 @@ class Watch:
             self._flight.forget_tries()
 
     def _is_stalled(self, now: float) -> bool:
-        """Nothing is under way, and nothing has come for longer than a batch takes."""
+        """Nothing is under way, and nothing has come for a while."""
         silence_s = now - self._changed_at
-        doubted = self._patience_s is not None
-        patience_s = max(self._dispatch.stall_s, 3 * self._longest_silence_s)
-        if self._patience_s is not None:
-            patience_s = self._patience_s
+        doubted, patience_s = self._doubted, self._dispatch.stall_s
+        if doubted:
+            patience_s = _STALL_AFTER_DEATH_S
         if silence_s < patience_s or (self._admission and self._admission.is_busy()):
             return False
         # What a worker has is lost with it, and comes back after the visibility timeout, mostly.
         believed = not doubted and silence_s < 2 * self._dispatch.visibility_timeout_s
         holds = self._broker.holds(self._folder.name, with_workers=believed)
         if holds is None:  # a RabbitMQ, which says only how many wait, of all runs
-            waiting = any(self._broker.depths().values())
-            return not (waiting or (believed and self._flight.share(1).under_way))
+            batch_s = 0.0 if doubted else 3 * self._longest_silence_s
+            holds = (
+                silence_s < batch_s
+                or any(self._broker.depths().values())
+                or (believed and _workers_have(self._folder.name))
+            )
         return not holds
 
     def _begin_resending(self) -> None:
         """Unless somebody else does it."""
         if self._mending.take():
             self._resending = Resending(self._folder, self.progress, self._broker, self._dispatch)
-        self._patience_s = None
+        self._doubted = False
         self._changed_at = time.monotonic()
 
     def _push(self) -> None:
@@ -229,6 +232,18 @@ class Watch:
         except ServiceError:
             self._resending = None  # its place in the store's listing is lost
             raise
+
+
+def _workers_have(run: str) -> bool:
+    """Whether a worker that answers within a second has a message of this run."""
+    asked = app.control.inspect(timeout=1.0)
+    for answers in (asked.active(), asked.reserved(), asked.scheduled()):
+        for tasks in (answers or {}).values():
+            for task in tasks:
+                match task.get("request", task).get("args"):
+                    case [{"run": name}, *_] if name == run:
+                        return True
+    return False
 
 
 def _consumed() -> set[str]:
