@@ -73,7 +73,8 @@ class Fleet:
         return RunFolder(self.store, run)
 
     def tally(self, run: str) -> Tally:
-        return Progress(self.folder(run)).update()
+        folder = self.folder(run)
+        return Progress(folder).update() if folder.exists() else Tally()
 
     def until_finished(self, run: str) -> Tally:
         until(lambda: self.tally(run).finished, f"run {run}")

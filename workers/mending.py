@@ -20,7 +20,7 @@ from workers.broker import Broker
 from workers.flight import Batch, Entry, Flight
 from workers.settings import DispatchConfig
 
-RESENDS = 5  # of one message, after which its items go alone; and of one alone
+RESENDS = 3  # of one message, after which its items go alone; and of one alone
 
 
 def missing(folder: RunFolder, progress: Progress) -> Iterator[Batch]:
