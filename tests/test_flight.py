@@ -59,7 +59,7 @@ def test_a_run_has_a_window_under_way_until_its_work_is_stored(
 ) -> None:
     flight = Flight(broker, run)
     assert fill(flight, frozen) == WINDOW // PER_MESSAGE
-    assert flight.share(WINDOW) == (WINDOW, WINDOW)
+    assert flight.share(frozen, WINDOW) == (WINDOW, WINDOW)
     made = made_of(frozen, message(0))
     assert len(made) == 2
     assert flight.move(message(0), made) is Entry.ENTERED
@@ -78,10 +78,10 @@ def test_a_message_that_is_delivered_twice_counts_once(
     assert flight.enter(frozen, message(0), WINDOW) is Entry.THERE
     for _ in range(2):
         flight.move(message(0), made)
-    assert flight.share(WINDOW).under_way == PER_MESSAGE
+    assert flight.share(frozen, WINDOW).under_way == PER_MESSAGE
     for _ in range(2):
         flight.leave(made[0])
-    assert flight.share(WINDOW).under_way == PER_MESSAGE / 2
+    assert flight.share(frozen, WINDOW).under_way == PER_MESSAGE / 2
 
 
 def test_a_message_larger_than_the_window_goes_alone(broker: Broker, frozen: Run, run: str) -> None:
@@ -106,7 +106,7 @@ def test_runs_share_the_window_by_their_priorities(
         done = leave.pop()
         assert isinstance(done, PromptBatch)
         one.move(done, [])
-    assert one.share(WINDOW).under_way // PER_MESSAGE == shares[0]
+    assert one.share(frozen, WINDOW).under_way // PER_MESSAGE == shares[0]
     assert fill(other, frozen, second) == 0
     for flight in (one, other):
         flight.clear()
@@ -119,8 +119,8 @@ def test_a_run_that_has_nothing_left_gives_its_share_back(
     assert one.enter(frozen, message(0), WINDOW) is Entry.ENTERED
     assert other.enter(frozen, message(0), WINDOW) is Entry.ENTERED
     other.move(message(0), [])
-    assert one.share(WINDOW).share == WINDOW / 2, "it may be about to send more"
-    until(lambda: one.share(WINDOW).share == WINDOW, "the whole window", deadline_s=30)
+    assert one.share(frozen, WINDOW).share == WINDOW / 2, "it may be about to send more"
+    until(lambda: one.share(frozen, WINDOW).share == WINDOW, "the whole window", deadline_s=30)
 
 
 def test_nothing_of_a_cancelled_run_is_sent(broker: Broker, frozen: Run, run: str) -> None:
@@ -129,7 +129,7 @@ def test_nothing_of_a_cancelled_run_is_sent(broker: Broker, frozen: Run, run: st
     broker.cancel(run)
     assert flight.enter(frozen, message(1), WINDOW) is Entry.CANCELLED
     assert flight.move(message(0), made_of(frozen, message(0))) is Entry.CANCELLED
-    assert flight.share(WINDOW).under_way == 0
+    assert flight.share(frozen, WINDOW).under_way == 0
     broker.revive(run)
     assert flight.enter(frozen, message(1), WINDOW) is Entry.ENTERED
 
@@ -142,6 +142,6 @@ def test_a_count_that_was_wiped_begins_anew_and_is_never_below_zero(
     flight.enter(frozen, message(1), WINDOW)
     flight.clear()
     flight.move(message(0), [])
-    assert flight.share(WINDOW).under_way == 0
+    assert flight.share(frozen, WINDOW).under_way == 0
     flight.enter(frozen, message(2), WINDOW)
-    assert flight.share(WINDOW).under_way == PER_MESSAGE
+    assert flight.share(frozen, WINDOW).under_way == PER_MESSAGE

@@ -92,7 +92,7 @@ def test_what_is_under_way_is_counted_over_all_stages(fleet: Fleet) -> None:
     flight = Flight(fleet.broker, "slow")
     full = IN_FLIGHT // 64
     until(lambda: fleet.broker.depths() == {"prompt": 0, "propose": 0, "verify": full}, "a window")
-    assert flight.share(IN_FLIGHT) == (IN_FLIGHT, IN_FLIGHT)
+    assert flight.share(fleet.folder("slow").read(), IN_FLIGHT) == (IN_FLIGHT, IN_FLIGHT)
     assert len(list(fleet.folder("slow").inputs())) == IN_FLIGHT // (16 * PER_BASE) + 1
     fleet.start("verify")
     assert fleet.until_finished("slow").accepted == 400 * PER_BASE

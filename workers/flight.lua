@@ -29,16 +29,18 @@ local function touch()
 end
 
 -- The run's part of the window: by weight, among all that send or have something under way.
-local function share(window)
-  local weights = 0
+local function share(window, weight)
+  local weights = weight
   for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
     if redis.call('EXISTS', key_of(name)) == 0 then
       redis.call('SREM', KEYS[1], name)
-    elseif name == run or read(name, 'proposals') > 0 or read(name, 'asked_at') + HUNGRY_S > now then
-      weights = weights + math.max(1, read(name, 'weight'))
+    elseif name ~= run and (
+      read(name, 'proposals') > 0 or read(name, 'asked_at') + HUNGRY_S > now
+    ) then
+      weights = weights + read(name, 'weight')
     end
   end
-  return math.floor(window * math.max(1, read(run, 'weight')) / math.max(1, weights))
+  return math.floor(window * weight / weights)
 end
 
 local function add(id, proposals)
@@ -60,14 +62,15 @@ local function is_cancelled()
 end
 
 if verb == 'enter' then
-  local window, weight, id, proposals = tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
+  local window, weight = tonumber(ARGV[3]), tonumber(ARGV[4])
+  local id, proposals = ARGV[5], tonumber(ARGV[6])
   if is_cancelled() then return CANCELLED end
   redis.call('HSET', key_of(run), 'weight', weight, 'asked_at', now)
   touch()
   if redis.call('HEXISTS', key_of(run), id) == 1 then return THERE end
   local under_way = read(run, 'proposals')
   -- A message that is larger than the share goes when nothing else is under way.
-  if under_way > 0 and under_way + proposals > share(window) then return FULL end
+  if under_way > 0 and under_way + proposals > share(window, weight) then return FULL end
   add(id, proposals)
   return ENTERED
 elseif verb == 'move' then  -- ARGV from 4 on: id, proposals, id, proposals, ...
@@ -77,5 +80,5 @@ elseif verb == 'move' then  -- ARGV from 4 on: id, proposals, id, proposals, ...
   touch()
   return ENTERED
 elseif verb == 'share' then
-  return {read(run, 'proposals'), share(tonumber(ARGV[3]))}
+  return {read(run, 'proposals'), share(tonumber(ARGV[3]), tonumber(ARGV[4]))}
 end

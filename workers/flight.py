@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.config import Run
 from pipeline.types import PromptBatch, ProposalBatch
@@ -61,8 +61,8 @@ class Flight:
 
         window: the proposals that all runs together may have under way.
         """
-        weight = WEIGHTS[run.priority]
-        return Entry(self._call("enter", window, weight, batch.id, proposals_of(run, batch)))
+        arguments = window, WEIGHTS[run.priority], batch.id, proposals_of(run, batch)
+        return Entry(self._call("enter", *arguments))
 
     def move(self, done: PromptBatch, made: Iterable[ProposalBatch]) -> Entry:
         """A prompt message has become others, which are to be sent unless the run is cancelled."""
@@ -73,10 +73,8 @@ class Flight:
         """The work of a message is stored."""
         self._call("move", done.id)
 
-    def share(self, window: int) -> Share:
-        with explained(self._address):
-            found = self._script(keys=[RUNS, CANCELLED], args=["share", self._run, window])
-        return Share(*map(int, found))
+    def share(self, run: Run, window: int) -> Share:
+        return Share(*self._call("share", window, WEIGHTS[run.priority]))
 
     def clear(self) -> None:
         """What was under way is lost."""
@@ -95,9 +93,9 @@ class Flight:
         with explained(self._address):
             self._redis.delete(self._tries)
 
-    def _call(self, verb: str, *arguments: str | int) -> int:
+    def _call(self, verb: str, *arguments: str | int) -> Any:
         with explained(self._address):
-            return int(self._script(keys=[RUNS, CANCELLED], args=[verb, self._run, *arguments]))
+            return self._script(keys=[RUNS, CANCELLED], args=[verb, self._run, *arguments])
 
 
 def proposals_of(run: Run, batch: Batch) -> int:

@@ -1,10 +1,12 @@
 """A lease in Redis: what one process at a time may do, and another once that one is dead."""
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from redis.exceptions import LockError
 
+from pipeline.errors import ServiceError
 from workers.admission import Claim, Keeper
 from workers.broker import Broker, explained
 
@@ -64,4 +66,5 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.release()
+        with suppress(ServiceError):  # it ends by itself
+            self.release()

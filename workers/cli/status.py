@@ -42,7 +42,7 @@ def status(
             progress = Progress(RunFolder(store, name))
             tally = progress.update()
             per_s, eta_s = _pace(progress.run, tally)
-            under_way, share = _under_way(name)
+            under_way, share = _under_way(progress.run)
             if as_json:
                 pace = {"judged_per_s": per_s, "eta_s": eta_s}
                 flight = {"priority": progress.run.priority, "in_flight": under_way, "share": share}
@@ -61,7 +61,7 @@ def status(
             print(f"no runs in {store.address}")
 
 
-def _under_way(run: str) -> tuple[int | None, int | None]:
+def _under_way(run: "Run") -> tuple[int | None, int | None]:
     """Proposals that were sent and are not done, and how many of them there may be now.
 
     None where no broker can be asked: the rest is known without.
@@ -75,7 +75,7 @@ def _under_way(run: str) -> tuple[int | None, int | None]:
 
     try:
         with closing(broker_of(settings())) as broker:
-            return Flight(broker, run).share(settings().dispatch.in_flight)
+            return Flight(broker, run.name).share(run, settings().dispatch.in_flight)
     except ServiceError:
         return None, None
 
