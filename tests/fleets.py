@@ -1,5 +1,6 @@
 """A fleet in small: Redis, a store, and real workers whose stages do nothing."""
 
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -60,11 +61,9 @@ class Fleet:
 
     def feed(self, run: str, lines: Sequence[str], *options: str) -> "subprocess.Popen[str]":
         """The same, without waiting."""
-        process = self.place.start("enqueue", "-", "--run", run, *options)
-        assert process.stdin
-        process.stdin.write("".join(f"{line}\n" for line in lines))
-        process.stdin.close()
-        process.stdin = None  # so that nobody tries to close it once more
+        file = self.place.folder / f"{secrets.token_hex(4)}.txt"
+        file.write_text("".join(f"{line}\n" for line in lines))
+        process = self.place.start("enqueue", str(file), "--run", run, *options)
         self.stack.callback(process.communicate)
         self.stack.callback(process.kill)
         return process
