@@ -111,6 +111,7 @@ class Work:
             for arm, seeds in ((arm, self._seeds(arm)) for arm in data)
         }
         trainings = [each for several in models.values() for each in several]
+        trainings.sort(key=lambda each: each[2])  # a seed of every arm before the next one's
         with ThreadPoolExecutor(plan.at_once) as pool:
             list(pool.map(lambda each: self._train(*each), trainings))
         arms = {BASE: ["base"], SHORT: ["base:short"], ENSEMBLE: ["ensemble"]}
