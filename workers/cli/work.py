@@ -46,6 +46,8 @@ def see_through(
         counts = dispatch.enqueue(
             folder, bases, here.broker, here.settings.dispatch, while_waiting=watch.look
         )
+        if watch.over and counts.sent:  # it was done for a moment, when another had fed it
+            watch = Watch(folder, here.settings, here.broker, crew, show)
         if counts.known:  # an earlier call was cut off, and its messages may be gone
             watch.doubt()
         return counts, watch.until_done()
