@@ -192,7 +192,7 @@ class Watch:
         self.close()
         if tally.finished:
             self._flight.clear()
-            self._flight.forget_tries()
+            self._flight.forget_resends()
 
     def _is_stalled(self, now: float) -> bool:
         """Nothing is under way, and nothing has come for a while."""
@@ -205,7 +205,8 @@ class Watch:
         # What a worker has is lost with it, and comes back after the visibility timeout, mostly.
         believed = not doubted and silence_s < 2 * self._dispatch.visibility_timeout_s
         holds = self._broker.holds(self._folder.name, with_workers=believed)
-        if holds is None:  # a RabbitMQ, which says only how many wait, of all runs
+        # A RabbitMQ says only how many wait, of all runs: what one lost is found when none do.
+        if holds is None:
             batch_s = 0.0 if doubted else 3 * self._longest_silence_s
             holds = (
                 silence_s < batch_s

@@ -49,7 +49,7 @@ class Resending:
         self._folder, self._run, self._window = folder, folder.read(), dispatch.in_flight
         self._flight = Flight(broker, folder.name)
         self._flight.clear()
-        self._batches = self._within_tries(missing(folder, progress))
+        self._batches = self._within_reason(missing(folder, progress))
         self._next: Batch | None = None
 
     def push(self) -> bool:
@@ -65,23 +65,24 @@ class Resending:
                 case Entry.CANCELLED:
                     return True
                 case Entry.ENTERED:
+                    self._flight.count_resend(batch)
                     canvas.send(batch)
             self._next = None
         return True
 
-    def _within_tries(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def _within_reason(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            if (lost := self._flight.count_try(batch)) <= RESENDS:
+            if self._flight.resends(batch) < RESENDS:
                 yield batch
             elif len(alone := list(_alone(batch))) == 1:
-                self._give_up(batch, lost)
+                self._give_up(batch)
             else:
-                yield from self._within_tries(alone)
+                yield from self._within_reason(alone)
 
-    def _give_up(self, batch: Batch, lost: int) -> None:
+    def _give_up(self, batch: Batch) -> None:
         """A message of one item."""
         (item,) = batch.bases if isinstance(batch, PromptBatch) else batch.proposals
-        error = f"sent {lost} times, and nothing came of it: look into the workers' logs"
+        error = f"sent again {RESENDS} times, and nothing came of it: look into the workers' logs"
         if isinstance(item, BasePrompt):
             stage, subject, proposals = "prompt", item.text, self._run.proposals_per_base
         else:
@@ -93,7 +94,7 @@ class Resending:
                 stage=stage,
                 subject=subject,
                 error=error,
-                tries=lost,
+                tries=RESENDS,
                 proposals=proposals,
             )
         )
