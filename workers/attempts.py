@@ -15,7 +15,7 @@ from pipeline.config import Run
 from pipeline.errors import InputError, ItemError, PromptFailed, ServiceError
 from pipeline.types import BasePrompt, Failure, Proposal
 from storage.runs import RunFolder
-from workers import resources
+from workers import metrics, resources
 
 TRIES = 3  # for an error that nobody foresaw
 REDELIVERIES = 3  # of one batch, after which it is held to kill workers
@@ -82,6 +82,7 @@ def divide(
 
 def give_up(run: str, stage: str, proposal: Proposal, error: GivenUp) -> None:
     """Put it on record that a proposal will have no verdict."""
+    metrics.count("failures", stage=stage)
     resources.folder(run).write_failure(
         Failure(
             id=proposal.id,
@@ -95,6 +96,7 @@ def give_up(run: str, stage: str, proposal: Proposal, error: GivenUp) -> None:
 
 def give_up_base(folder: RunFolder, run: Run, base: BasePrompt, error: GivenUp) -> None:
     """Put it on record that a base prompt has no detailed prompts, and what was paid for it."""
+    metrics.count("failures", stage="prompt")
     paid = error.__cause__ if isinstance(error.__cause__, PromptFailed) else PromptFailed("")
     folder.write_failure(
         Failure(

@@ -6,7 +6,7 @@ from celery import Task
 
 from pipeline.errors import InputError
 from pipeline.types import BasePrompt, DetailedPrompt, PromptBatch
-from workers import attempts, canvas, resources
+from workers import attempts, canvas, metrics, resources
 from workers.asking import RunCancelled
 from workers.celery import app
 
@@ -19,12 +19,14 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
         return
     try:
         describer = resources.describer(batch.run)
-        described = list(resources.askers().map(describer.describe, batch.bases))
+        with metrics.at_work("prompt", len(batch.bases)):
+            described = list(resources.askers().map(describer.describe, batch.bases))
     except InputError as error:  # a wrong key or model, or this machine lacks a tokenizer
         described = [_stored_or_failed(batch.run, base, error) for base in batch.bases]
     except RunCancelled:
         return
     prompts = [prompt for prompts in described for prompt in prompts]
+    metrics.count("base_prompts", len(batch.bases))
     again = batch.again or attempts.is_repeated(task)
     canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts, again=again))
 

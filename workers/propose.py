@@ -9,7 +9,7 @@ from celery.utils.log import get_task_logger
 
 from pipeline.pictures import encode
 from pipeline.types import Proposal, ProposalBatch
-from workers import attempts, resources
+from workers import attempts, metrics, resources
 from workers.celery import app
 
 logger = get_task_logger(__name__)
@@ -61,15 +61,17 @@ def _draw(
     folder = resources.folder(batch.run)
 
     def draw(some: Sequence[Proposal]) -> "list[Drawing]":
-        return proposer.draw(
-            [proposal.prompt.text for proposal in some],
-            [proposal.seed for proposal in some],
-            batch.sampler,
-            batch.proposer.adapter,
-        )
+        with metrics.at_work("propose", len(some)):
+            return proposer.draw(
+                [proposal.prompt.text for proposal in some],
+                [proposal.seed for proposal in some],
+                batch.sampler,
+                batch.proposer.adapter,
+            )
 
     def keep(proposal: Proposal, drawing: "Drawing") -> None:
         folder.write_image(proposal.id, encode(drawing, proposal))
+        metrics.count("drawn", proposer=batch.proposer.label)
 
     under_way: list[Future[None]] = []
     left = list(missing)

@@ -12,7 +12,7 @@ from pipeline.pictures import decode, sha256
 from pipeline.types import Proposal, ProposalBatch, Record
 from storage.objects import ObjectNotFound
 from storage.runs import RunFolder
-from workers import attempts, resources
+from workers import attempts, metrics, resources
 from workers.asking import RunCancelled
 from workers.celery import app
 
@@ -55,6 +55,7 @@ def verify(task: Task, message: dict[str, Any]) -> None:
                 _give_up(batch.run, picture, attempts.GivenUp(said, 1))
     if records:
         folder.write_records(batch, records)
+        metrics.count_verdicts(records)
 
 
 def _read(folder: RunFolder, proposal: Proposal) -> Picture | None:
@@ -97,8 +98,9 @@ def _judge(run_name: str, pictures: Sequence[Picture]) -> list[Record | PpvError
     images = [picture.drawing.image for picture in pictures]
     prompts = [picture.proposal.prompt.text for picture in pictures]
     verifier = resources.verifier(run.verifier, run.verifier_ref)
-    verdicts = verifier.judge(images, prompts, run.thresholds)
-    heard = hear_all(resources.opinions(run_name), images, prompts)
+    with metrics.at_work("verify", len(images)):
+        verdicts = verifier.judge(images, prompts, run.thresholds)
+        heard = hear_all(resources.opinions(run_name), images, prompts)
     return [
         said.error
         or Record(
