@@ -1,0 +1,258 @@
+"""What Prometheus sees of a fleet, and that everything which asks it asks for what there is."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.provider import Provider
+from tests.place import Place, until
+from tests.prometheus import FOLDER, Prometheus, program
+from tests.tiny import save_tiny_pipeline, save_tiny_verifier
+from workers.broker import QUEUES
+from workers.embedded import Embedded
+
+DASHBOARD = FOLDER.parent / "grafana" / "dashboards" / "ppv.json"
+BASES = ["a hand with a red mug", "a hand with a blue bag"]
+PER_BASE = 4 * 2
+PROPOSALS = len(BASES) * PER_BASE
+
+Samples = dict[tuple[str, ...], float]
+
+
+class Fleet:
+    """`ppv up` with a provider, and `ppv metrics` beside it."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            flower_port = free.getsockname()[1]
+        self.up = place.start("up", "--flower-port", str(flower_port))
+        until((place.folder / ".ppv" / "embedded.json").exists, "embedded services")
+        self.exporter = place.start("metrics", "--port", "0")
+        assert self.exporter.stderr
+        line = self.exporter.stderr.readline()
+        assert line.startswith("metrics  http://127.0.0.1:"), line
+        self.address = line.split("//")[1].split("/")[0]
+
+    def end(self) -> None:
+        for process in (self.exporter, self.up):
+            process.send_signal(signal.SIGINT)
+            self.place.end(process)
+        self.place.clear()
+
+    def scrape(self) -> dict[str, Samples]:
+        """Values by name, and by labels in the order of their names."""
+        answer = httpx.get(f"http://{self.address}/metrics", timeout=20)
+        found: dict[str, Samples] = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                labels = tuple(sample.labels[name] for name in sorted(sample.labels))
+                found.setdefault(sample.name, {})[labels] = sample.value
+        return found
+
+    def total(self, name: str) -> float:
+        return sum(self.scrape()[name].values())
+
+    def enqueue(self, run: str, *settings: str) -> None:
+        flags = [flag for setting in settings for flag in ("--set", setting)]
+        ended = self.place.ppv("enqueue", "bases.txt", "--run", run, *flags)
+        assert ended.code == 0, ended.err
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """That has done nothing yet."""
+    folder = tmp_path_factory.mktemp("fleet")
+    save_tiny_pipeline(folder / "base", text_length=200)
+    save_tiny_verifier(folder / "verifier")
+    with Provider() as provider, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OPENAI_API_KEY", "sk-any")
+        environment.setenv("OPENAI_BASE_URL", provider.url)
+        place = Place(folder, folder, BASES)
+        (folder / "prices.yaml").write_text("models: {tiny: {input: 1000, output: 1000}}\n")
+        fleet = Fleet(place)
+        embedded = Embedded.model_validate_json((folder / ".ppv" / "embedded.json").read_text())
+        with redis.Redis.from_url(embedded.redis_url) as client:
+            client.config_set("maxmemory", "1gb")  # as docker/redis.conf does
+        yield fleet
+        fleet.end()
+
+
+@pytest.fixture(scope="module")
+def newborn(fleet: Fleet) -> dict[str, Samples]:
+    """What it said before its first message."""
+    until(lambda: fleet.total("ppv_workers") == len(QUEUES), "every worker says that it lives")
+    return fleet.scrape()
+
+
+@pytest.fixture(scope="module")
+def busy(fleet: Fleet, newborn: dict[str, Samples]) -> dict[str, Samples]:
+    """What it says after a run by the grammar and one that pays."""
+    fleet.enqueue("free")
+    fleet.enqueue(
+        "paid",
+        "prompter.kind=openai",
+        "prompter.model=tiny",
+        "endpoint.prices=prices.yaml",
+        "endpoint.spend_limit_usd=1000",
+    )
+    for run in ("free", "paid"):
+        until(lambda run=run: fleet.place.status(run)["missing"] == 0, f"all of {run}")
+    done = len(QUEUES) + 6
+    until(lambda: fleet.total("ppv_messages_total") >= done, "the last message is counted")
+    return fleet.scrape()
+
+
+def test_what_can_be_named_in_advance_is_there_at_zero(newborn: dict[str, Samples]) -> None:
+    for queue in QUEUES:
+        for outcome in ("done", "retried", "failed"):
+            assert newborn["ppv_messages_total"][outcome, queue] == 0
+        assert newborn["ppv_redeliveries_total"][queue,] == 0
+        assert newborn["ppv_failures_total"][queue,] == 0
+        assert newborn["ppv_batch_size_count"][queue,] == 0
+        assert newborn["ppv_queue_messages"][queue,] == 0
+    assert newborn["ppv_judged_total"]["pinch", "base", "accepted"] == 0
+    assert newborn["ppv_drawn_total"]["base",] == 0
+    assert sum(newborn["ppv_busy_seconds_total"].values()) == 0
+    assert newborn["ppv_broker_up"][()] == 1
+
+
+def test_each_queue_has_its_living_worker(newborn: dict[str, Samples]) -> None:
+    assert newborn["ppv_workers"] == {(queue,): 1 for queue in QUEUES}
+    for queue, worker in newborn["ppv_worker_processes"]:
+        assert worker.startswith(f"{queue}-")
+
+
+def test_everything_that_a_run_did_is_counted(busy: dict[str, Samples]) -> None:
+    def total(name: str, *labels: str) -> float:
+        return sum(value for key, value in busy[name].items() if set(labels) <= set(key))
+
+    assert total("ppv_base_prompts_total") == 2 * len(BASES)
+    assert total("ppv_drawn_total", "base") == 2 * PROPOSALS
+    assert total("ppv_judged_total", "accepted") == 2 * PROPOSALS  # thresholds of zero
+    assert total("ppv_judged_total", "rejected") == 0
+    assert total("ppv_failures_total") == 0
+    assert total("ppv_messages_total", "prompt", "done") == 2
+    for queue in ("propose", "verify"):
+        assert total("ppv_batch_size_sum", queue) == 2 * PROPOSALS
+        assert total("ppv_wait_seconds_count", queue) == total("ppv_messages_total", queue) > 2
+        assert 0 < total("ppv_busy_seconds_total", queue) < 240
+    assert busy["ppv_redis_memory_bytes"][()] > 0
+
+
+def test_what_a_run_paid_is_told_by_run_and_model(busy: dict[str, Samples]) -> None:
+    paid = busy["ppv_dollars_total"]["tiny",]
+    assert paid > 0
+    assert busy["ppv_run_dollars"] == {("paid",): pytest.approx(paid)}
+    assert busy["ppv_run_dollars_limit"] == {("paid",): 1000}
+
+
+# What asks Prometheus.
+
+
+def panels() -> Iterator[tuple[str, str, str]]:
+    """Title, expression and legend."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"], target["legendFormat"]
+
+
+def rules() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def plain(expression: str) -> str:
+    """As Grafana sends it."""
+    return expression.replace("$__rate_interval", "1m").replace("$__range", "1h")
+
+
+def selectors(expression: str) -> list[str]:
+    """The series that an expression reads: a name, with what it demands of labels."""
+    return re.findall(r"(?:\bppv_\w+|\bup\b)(?:\{[^}]*\})?", expression)
+
+
+def grouped(expression: str) -> set[str]:
+    """The labels by which an expression groups or joins."""
+    lists = re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression)
+    return {label.strip() for each in lists for label in each.split(",")}
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    fleet: Fleet, busy: dict[str, Samples], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    server = Prometheus(tmp_path_factory.mktemp("prometheus"), fleet.address)
+    yield server
+    server.end()
+
+
+def check(prometheus: Prometheus, expression: str) -> None:
+    """That it can be read, and that what it reads is there with the labels it wants."""
+    prometheus.series(plain(expression))
+    found = selectors(expression)
+    assert found, f"reads nothing of ours: {expression}"
+    for selector in found:
+        series = prometheus.series(selector)
+        assert series, f"no series {selector}"
+        for each in series:
+            if len(found) == 1 or "by" in expression:
+                assert grouped(expression) <= each.keys(), f"{selector} in {expression}"
+
+
+def test_every_panel_shows_something(prometheus: Prometheus) -> None:
+    until(
+        lambda: all(prometheus.series(plain(expression)) for _, expression, _ in panels()),
+        "every panel has data",
+        deadline_s=60,
+    )
+    for title, expression, legend in panels():
+        check(prometheus, expression)
+        for series in prometheus.series(plain(expression)):
+            assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= series.keys(), title
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_an_alert_asks_for_what_there_is_and_is_silent_when_all_is_well(
+    prometheus: Prometheus, rule: dict[str, Any]
+) -> None:
+    check(prometheus, rule["expr"])
+    assert prometheus.series(rule["expr"]) == []
+
+
+def test_prometheus_has_loaded_every_rule(prometheus: Prometheus) -> None:
+    groups = prometheus.ask("rules")["groups"]
+    loaded = [rule for group in groups for rule in group["rules"]]
+    assert [rule["name"] for rule in loaded] == [rule["alert"] for rule in rules()]
+    until(
+        lambda: (
+            {
+                rule["health"]
+                for group in prometheus.ask("rules")["groups"]
+                for rule in group["rules"]
+            }
+            == {"ok"}
+        ),
+        "every rule is evaluated",
+    )
+
+
+def test_promtool_is_content() -> None:
+    done = subprocess.run(
+        [program("promtool"), "check", "config", FOLDER / "prometheus.yml"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
