@@ -15,6 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.provider import Provider
+from storage.progress import Progress
 from tests.place import Place, until
 from tests.prometheus import FOLDER, Prometheus, program
 from tests.tiny import save_tiny_pipeline, save_tiny_verifier
@@ -108,7 +109,8 @@ def busy(fleet: Fleet, newborn: dict[str, Samples]) -> dict[str, Samples]:
         "endpoint.spend_limit_usd=1000",
     )
     for run in ("free", "paid"):
-        until(lambda run=run: fleet.place.status(run)["missing"] == 0, f"all of {run}")
+        progress = Progress(fleet.place.run_folder(run))
+        until(lambda progress=progress: progress.update().finished, f"all of {run}")
     done = len(QUEUES) + 6
     until(lambda: fleet.total("ppv_messages_total") >= done, "the last message is counted")
     return fleet.scrape()

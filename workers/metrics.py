@@ -14,10 +14,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +61,62 @@ COUNTS = {
 OUTCOMES = {"SUCCESS": "done", "RETRY": "retried"}  # of a task's state; any other: "failed"
 VERDICTS = ("accepted", "rejected")
 
+_LABEL = 100  # characters
 _SAY_S = 5.0  # a long message says meanwhile how far it is
 _PATIENCE_S = 1.0
 _LEFT_ALONE_S = 10.0
 _HEARTBEAT_S = 10.0
 
 
+class Line:
+    """A way to Redis on which nobody waits for long.
+
+    connect: gives a client of our own. left_alone_s: for how long after it failed.
+    """
+
+    def __init__(
+        self, connect: Callable[[], redis.Redis], left_alone_s: float = _LEFT_ALONE_S
+    ) -> None:
+        self._connect, self._left_alone_s = connect, left_alone_s
+        self._script: Script | None = None
+        self._quiet_until = 0.0
+
+    def call(self, *arguments: str | float) -> bool:
+        """Whether Redis has heard it."""
+        if time.monotonic() < self._quiet_until:
+            return False
+        try:
+            self._script = self._script or self._register()
+            self._script(keys=KEYS, args=arguments)
+        except (redis.RedisError, PpvError):
+            self._quiet_until = time.monotonic() + self._left_alone_s
+            return False
+        return True
+
+    def _register(self) -> Script:
+        client = self._connect()
+        patience = {"socket_timeout": _PATIENCE_S, "socket_connect_timeout": _PATIENCE_S}
+        client.connection_pool.connection_kwargs.update(patience)
+        client.set_retry(Retry(NoBackoff(), 0))
+        return client.register_script(Path(__file__).with_suffix(".lua").read_text())
+
+
 class Ledger:
     """What this process has counted and not said yet. Safe between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._next_at = 0.0
         self.worker = ""  # in whose name it counts
 
-    def add(self, field: str, amount: float) -> None:
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        """name: one of COUNTS, with all its labels."""
+        known = COUNTS[name].labels
+        assert labels.keys() == set(known), f"{name} has the labels {known}"
         with self._lock:
+            field = _json(name, *(labels[label][:_LABEL] for label in known))
             self._counts[field] += amount  # type: ignore[assignment]  # seconds are fractions
         if time.monotonic() > self._next_at:
             self.say()
@@ -87,18 +125,16 @@ class Ledger:
         """All of it; what cannot be said is kept."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
-        if counts and not _call("count", run, *_flat(counts)):
+        self._next_at = time.monotonic() + _SAY_S
+        pairs = [part for field, amount in counts.items() for part in (amount, field)]
+        if counts and not self._line.call("count", run, *pairs):
             with self._lock:
                 self._counts.update(counts)
-        self._next_at = time.monotonic() + _SAY_S
 
 
-ledger = Ledger()
-
-
-def count(name: str, amount: float = 1, **labels: str) -> None:
-    """name: one of COUNTS, with all its labels."""
-    ledger.add(_field(name, labels), amount)
+_line = Line(lambda: broker_of(load_settings()).client)
+ledger = Ledger(_line)
+count = ledger.count
 
 
 def count_verdicts(records: Iterable[Record]) -> None:
@@ -125,21 +161,16 @@ def at_work(queue: str, items: int) -> Iterator[None]:
 
 def expect(run: Run) -> None:
     """Begin what a run will count at zero: what is not there yet cannot be seen to increase."""
-    labels = {ref: ref.label for ref in run.proposers}
-    for label in labels.values():
-        count("drawn", 0, proposer=label)
-    for category in run.taxonomy.categories:
-        for ref, label in labels.items():
-            own = ref.adapter.category if ref.adapter else ""
+    for ref in run.proposers:
+        count("drawn", 0, proposer=ref.label)
+        own = ref.adapter.category if ref.adapter else ""
+        for category in run.taxonomy.categories:
             if own in ("", category) or run.proposer.route != "specialist":
                 for verdict in VERDICTS:
-                    count("judged", 0, category=category, proposer=label, verdict=verdict)
-    for model in (
-        run.prompter.model if run.prompter.kind == "openai" else "",
-        run.verifier.opinions.vision,
-    ):
-        if model:
-            count("dollars", 0, model=model)
+                    count("judged", 0, category=category, proposer=ref.label, verdict=verdict)
+    prompter = run.prompter.model if run.prompter.kind == "openai" else ""
+    for model in filter(None, (prompter, run.verifier.opinions.vision)):
+        count("dollars", 0, model=model)
     ledger.say(run.name)
 
 
@@ -199,48 +230,12 @@ def _remember(sender: Any, **_: object) -> None:
 def _say_alive(**_: object) -> None:
     if time.monotonic() > _life.next_at:
         _life.next_at = time.monotonic() + _HEARTBEAT_S
-        _call("alive", _life.processes, *_life.names)
+        _line.call("alive", _life.processes, *_life.names)
 
 
 def _say_gone(**_: object) -> None:
-    _call("gone", *_life.names)
-
-
-def _field(name: str, labels: dict[str, str]) -> str:
-    known = COUNTS[name].labels
-    assert labels.keys() == set(known), f"{name} has the labels {known}"
-    return _json(name, *(labels[label] for label in known))
+    _line.call("gone", *_life.names)
 
 
 def _json(*parts: str) -> str:
     return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-
-
-def _flat(counts: Counter[str]) -> Iterator[str | float]:
-    for field, amount in counts.items():
-        yield from (amount, field)
-
-
-_quiet_until = 0.0
-
-
-def _call(*arguments: str | float) -> bool:
-    """Whether Redis has heard it."""
-    global _quiet_until
-    if time.monotonic() < _quiet_until:
-        return False
-    try:
-        _script()(keys=KEYS, args=arguments)
-    except (redis.RedisError, PpvError):
-        _quiet_until = time.monotonic() + _LEFT_ALONE_S
-        return False
-    return True
-
-
-@lru_cache(maxsize=1)
-def _script() -> Script:
-    client = broker_of(load_settings()).client  # of our own: it has less patience than the others
-    patience = {"socket_timeout": _PATIENCE_S, "socket_connect_timeout": _PATIENCE_S}
-    client.connection_pool.connection_kwargs.update(patience)
-    client.set_retry(Retry(NoBackoff(), 0))
-    return client.register_script(Path(__file__).with_suffix(".lua").read_text())
