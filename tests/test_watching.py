@@ -1,11 +1,15 @@
-"""What Prometheus sees of a fleet, and that everything which asks it asks for what there is."""
+"""What one sees of a fleet: Prometheus, its rules and dashboard, and `ppv status --watch`."""
 
 import json
+import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -16,12 +20,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.provider import Provider
 from storage.progress import Progress
-from tests.place import Place, until
+from tests.place import PPV, Place, until
 from tests.prometheus import FOLDER, Prometheus, program
 from tests.tiny import save_tiny_pipeline, save_tiny_verifier
 from workers.broker import QUEUES
+from workers.cli.overview import Pace
 from workers.embedded import Embedded
 
+ROOT = Path(__file__).parents[1]
 DASHBOARD = FOLDER.parent / "grafana" / "dashboards" / "ppv.json"
 BASES = ["a hand with a red mug", "a hand with a blue bag"]
 PER_BASE = 4 * 2
@@ -158,6 +164,73 @@ def test_what_a_run_paid_is_told_by_run_and_model(busy: dict[str, Samples]) -> N
     assert paid > 0
     assert busy["ppv_run_dollars"] == {("paid",): pytest.approx(paid)}
     assert busy["ppv_run_dollars_limit"] == {("paid",): 1000}
+
+
+# `ppv status --watch`
+
+
+def test_watching_a_run_in_a_pipe_ends_with_it(fleet: Fleet, busy: dict[str, Samples]) -> None:
+    fleet.enqueue("watched")
+    ended = fleet.place.ppv("status", "watched", "--watch")
+    assert ended.code == 0, ended.err
+    *_, last = ended.err.splitlines()
+    done = f"watched: {PROPOSALS}/{PROPOSALS} done: {PROPOSALS} accepted, 0 rejected, 0 failed"
+    assert last.startswith(done)
+    assert "run watched" in ended.out
+    assert re.search(r"^prompt \d+ waiting, 1 worker, .*; verify \d+ waiting", ended.err, re.M)
+
+
+def test_watching_a_fleet_ends_quietly_on_ctrl_c(fleet: Fleet, busy: dict[str, Samples]) -> None:
+    screen, terminal = pty.openpty()
+    watching = subprocess.Popen(
+        [PPV, "status", "--watch"],
+        cwd=fleet.place.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "90"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = ""
+
+    def read() -> str:
+        nonlocal shown
+        if select.select([screen], [], [], 0.1)[0]:
+            with suppress(OSError):  # it has ended
+                shown += os.read(screen, 65536).decode()
+        return shown
+
+    until(lambda: all(queue in read() for queue in ("queue", *QUEUES)), "a table")
+    fleet.enqueue("seen")
+    until(lambda: "seen" in read(), "a run that has come since")
+    watching.send_signal(signal.SIGINT)
+    until(lambda: read() and watching.poll() is not None, "its end")
+    os.close(screen)
+    assert watching.returncode == 0
+    assert "Traceback" not in shown and "stopped" not in shown
+    assert "free" not in shown  # done before anybody looked
+
+
+def test_a_fleet_without_a_broker_in_reach_shows_its_runs(
+    fleet: Fleet, busy: dict[str, Samples]
+) -> None:
+    store = f"--set=store_url=file://{fleet.place.folder}/.ppv/s3/ppv"
+    away = "--set=broker_url=redis://127.0.0.1:1/0"
+    ended = fleet.place.ppv("status", "free", "--watch", store, away)
+    assert ended.code == 0, ended.err
+    assert "the broker at redis://127.0.0.1:1/0 is away" in ended.err
+    assert f"free: {PROPOSALS}/{PROPOSALS} done" in ended.err
+
+
+def test_rates_are_those_of_the_last_minute() -> None:
+    pace = Pace()
+    assert pace.per_s(1000, 0) == 0
+    assert pace.per_s(1010, 10) == 1
+    for second in range(20, 200, 10):
+        pace.per_s(1010 + 5 * (second - 10), second)
+    assert pace.per_s(1010 + 5 * 190, 200) == 5
+    assert pace.per_s(3, 210) == 0  # Redis was wiped
+    assert pace.per_s(13, 220) == 1
 
 
 # What asks Prometheus.
