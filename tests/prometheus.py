@@ -40,16 +40,22 @@ class Prometheus:
                 stderr=log,
             )
         self._http = httpx.Client(base_url=f"http://{address}/api/v1/", timeout=20)
-        end = time.monotonic() + 60
-        while not self.series("up == 1"):
-            assert self._process.poll() is None and time.monotonic() < end, self.log()
-            time.sleep(0.2)
+        try:
+            end = time.monotonic() + 60
+            while not self.series("up == 1"):
+                assert self._process.poll() is None and time.monotonic() < end, self.log()
+                time.sleep(0.2)
+        except BaseException:
+            self.end()
+            raise
 
     def ask(self, verb: str, **parameters: str) -> Any:
-        """The data of an answer; None while nobody listens."""
+        """The data of an answer; None while it starts."""
         try:
             answer = self._http.get(verb, params=parameters)
         except httpx.ConnectError:
+            return None
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             return None
         body = answer.json()
         assert body["status"] == "success", f"{parameters}: {body.get('error')}"

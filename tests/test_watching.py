@@ -27,7 +27,7 @@ from workers.broker import QUEUES
 from workers.cli.overview import Pace
 from workers.embedded import Embedded
 
-ROOT = Path(__file__).parents[1]
+ROOT = FOLDER.parents[1]
 DASHBOARD = FOLDER.parent / "grafana" / "dashboards" / "ppv.json"
 BASES = ["a hand with a red mug", "a hand with a blue bag"]
 PER_BASE = 4 * 2

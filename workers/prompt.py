@@ -3,18 +3,22 @@
 from typing import Any
 
 from celery import Task
+from celery.utils.log import get_task_logger
 
 from pipeline.errors import InputError
 from pipeline.types import BasePrompt, DetailedPrompt, PromptBatch
-from workers import attempts, canvas, metrics, resources
+from workers import attempts, canvas, logs, metrics, resources
 from workers.asking import RunCancelled
 from workers.celery import app
+
+logger = get_task_logger(__name__)
 
 
 @app.task(name="prompt", **attempts.PATIENT)
 def prompt(task: Task, message: dict[str, Any]) -> None:
     """Have each base prompt described in detail, and send what is to be drawn."""
     batch = PromptBatch.model_validate(message)
+    logs.about(batch.run, batch.id)
     if resources.broker().is_cancelled(batch.run):
         return
     try:
@@ -27,6 +31,7 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
         return
     prompts = [prompt for prompts in described for prompt in prompts]
     metrics.count("base_prompts", len(batch.bases))
+    logger.info("%d base prompts described in %d prompts", len(batch.bases), len(prompts))
     again = batch.again or attempts.is_repeated(task)
     canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts, again=again))
 

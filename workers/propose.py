@@ -9,7 +9,7 @@ from celery.utils.log import get_task_logger
 
 from pipeline.pictures import encode
 from pipeline.types import Proposal, ProposalBatch
-from workers import attempts, metrics, resources
+from workers import attempts, logs, metrics, resources
 from workers.celery import app
 
 logger = get_task_logger(__name__)
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
     """Draw what the store does not have yet; the same batch goes on to the verifier."""
     batch = ProposalBatch.model_validate(message)
+    logs.about(batch.run, batch.id)
     if resources.broker().is_cancelled(batch.run):
         return message
     folder = resources.folder(batch.run)
@@ -82,4 +83,4 @@ def _draw(
             under_way.append(resources.threads().submit(keep, proposal, drawing))
     for each in under_way:
         each.result()
-    logger.info("%s: %s", batch.id, proposer.effort.summary())
+    logger.info("%d drawn; so far %s", len(missing), proposer.effort.summary())

@@ -6,18 +6,21 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
+from celery.utils.log import get_task_logger
 
 from pipeline.errors import ItemError, PpvError
 from pipeline.pictures import decode, sha256
 from pipeline.types import Proposal, ProposalBatch, Record
 from storage.objects import ObjectNotFound
 from storage.runs import RunFolder
-from workers import attempts, metrics, resources
+from workers import attempts, logs, metrics, resources
 from workers.asking import RunCancelled
 from workers.celery import app
 
 if TYPE_CHECKING:
     from pipeline.proposer.diffusion import Drawing
+
+logger = get_task_logger(__name__)
 
 PICTURES_AT_ONCE = 32  # judged while the next ones are read and decoded
 
@@ -35,6 +38,7 @@ class Picture:
 def verify(task: Task, message: dict[str, Any]) -> None:
     """Judge a batch of proposals and keep their records, accepted or not."""
     batch = ProposalBatch.model_validate(message)
+    logs.about(batch.run, batch.id)
     folder = resources.folder(batch.run)
     if resources.broker().is_cancelled(batch.run) or folder.has_records(batch):
         return
@@ -56,6 +60,8 @@ def verify(task: Task, message: dict[str, Any]) -> None:
     if records:
         folder.write_records(batch, records)
         metrics.count_verdicts(records)
+        accepted = sum(record.verdict.accepted for record in records)
+        logger.info("%d judged, %d accepted", len(records), accepted)
 
 
 def _read(folder: RunFolder, proposal: Proposal) -> Picture | None:
