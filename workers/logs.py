@@ -15,6 +15,8 @@ from typing import Any
 
 from celery import signals
 
+from workers import traces
+
 FIELDS = (
     "task",
     "id",
@@ -40,8 +42,9 @@ def connect() -> None:
 
 
 def about(run: str, batch: str) -> None:
-    """What the rest of this task's lines are about."""
+    """What the rest of this task's lines are about, and its trace."""
     _at_hand.set(_at_hand.get() | {"run": run, "batch": batch})
+    traces.about(run, batch)
 
 
 def fields_of(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
@@ -81,7 +84,7 @@ class Text(logging.Formatter):
             f"{name}={value}" for name, value in fields_of(record) if name not in ("task", "id")
         )
         record.about = f"  [{about}]" if about else ""
-        return super().format(record)
+        return super().format(record).replace(_NO_RESULT, "")
 
 
 def _set_up(loglevel: int, logfile: str | None, **_: object) -> None:
