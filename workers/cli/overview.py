@@ -91,6 +91,7 @@ class Overview:
         self.runs: dict[str, RunRow] = {}
         self._progress: dict[str, Progress] = {}
         self._paces: dict[str, Pace] = {}
+        self._looked = False  # at all of it
         self._finished_before: set[str] = set()  # runs that were done when we first looked
 
     @property
@@ -113,6 +114,7 @@ class Overview:
             if run not in self._finished_before and not (row and row.tally.finished):
                 self._look_at_run(run)
                 yield
+        self._looked = True
 
     def _look_at_queues(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
@@ -142,8 +144,7 @@ class Overview:
         if progress is None:
             progress = self._progress[run] = Progress(RunFolder(self._store, run))
         tally = progress.update()
-        first = run not in self.runs
-        if first and tally.finished and not self._only:
+        if tally.finished and not self._looked and not self._only:
             self._finished_before.add(run)
             del self._progress[run]
             return
