@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -124,7 +125,7 @@ def busy(fleet: Fleet, newborn: dict[str, Samples]) -> dict[str, Samples]:
 
 def test_what_can_be_named_in_advance_is_there_at_zero(newborn: dict[str, Samples]) -> None:
     for queue in QUEUES:
-        for outcome in ("done", "retried", "failed"):
+        for outcome in ("done", "retried", "dropped", "failed"):
             assert newborn["ppv_messages_total"][outcome, queue] == 0
         assert newborn["ppv_redeliveries_total"][queue,] == 0
         assert newborn["ppv_failures_total"][queue,] == 0
@@ -305,6 +306,72 @@ def test_an_alert_asks_for_what_there_is_and_is_silent_when_all_is_well(
 ) -> None:
     check(prometheus, rule["expr"])
     assert prometheus.series(rule["expr"]) == []
+
+
+STARVED = 'ppv_queue_messages{queue="verify"} 5x60'
+# Series, in promtool's notation, a minute each; with them the alert fires after an hour.
+FIRES = {
+    "MetricsAway": ('up{job="ppv"} 0x60',),
+    "BrokerAway": ("ppv_broker_up 0x60",),
+    "NoWorker": (STARVED, 'ppv_workers{queue="verify"} 0x60'),
+    "QueueStuck": (
+        STARVED,
+        'ppv_workers{queue="verify"} 1x60',
+        'ppv_messages_total{queue="verify",outcome="done"} 7x60',
+    ),
+    "NothingJudged": (STARVED, 'ppv_judged_total{verdict="accepted"} 7x60'),
+    "ManyFailures": (
+        'ppv_failures_total{stage="propose"} 0+2x60',
+        'ppv_judged_total{verdict="accepted"} 0+10x60',
+    ),
+    "MessagesFail": ('ppv_messages_total{queue="verify",outcome="failed"} 0x40 1x20',),
+    "MessagesDropped": ('ppv_messages_total{queue="verify",outcome="dropped"} 0x40 1x20',),
+    "WorkersDie": ('ppv_redeliveries_total{queue="propose"} 0+1x60',),
+    "AcceptanceFell": (
+        'ppv_judged_total{verdict="accepted"} 0+900x10 9000+1x50',
+        'ppv_judged_total{verdict="rejected"} 0+100x10 1000+99x50',
+    ),
+    "SpendingNearLimit": (
+        'ppv_run_dollars{run="hands"} 95x60',
+        'ppv_run_dollars_limit{run="hands"} 100x60',
+    ),
+    "RedisNearlyFull": ("ppv_redis_memory_bytes 900x60", "ppv_redis_memory_limit_bytes 1000x60"),
+    "RedisEvicts": ("ppv_redis_evicted_keys_total 0x55 3x5",),
+}
+ONCE_FULL = "ppv_redis_memory_bytes 900x60", "ppv_redis_memory_limit_bytes 0x60"  # no limit
+
+
+def firing(folder: Path, series: tuple[str, ...], alert: str, expected: int) -> str:
+    """What promtool has against so many alerts of this name after an hour; nothing: it is right."""
+    samples = [{"labels": "{}", "value": expected}] if expected else []
+    fires = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
+    test = {
+        "rule_files": [str(FOLDER / "rules.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    dict(zip(("series", "values"), each.split(maxsplit=1), strict=True))
+                    for each in series
+                ],
+                "promql_expr_test": [{"expr": fires, "eval_time": "60m", "exp_samples": samples}],
+            }
+        ],
+    }
+    (folder / "test.yml").write_text(yaml.safe_dump(test))
+    command = [program("promtool"), "test", "rules", folder / "test.yml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_an_alert_fires_when_it_should(rule: dict[str, Any], tmp_path: Path) -> None:
+    assert firing(tmp_path, FIRES[rule["alert"]], rule["alert"], 1) == ""
+
+
+def test_a_redis_without_a_limit_is_never_nearly_full(tmp_path: Path) -> None:
+    assert firing(tmp_path, ONCE_FULL, "RedisNearlyFull", 0) == ""
 
 
 def test_prometheus_has_loaded_every_rule(prometheus: Prometheus) -> None:

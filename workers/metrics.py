@@ -58,7 +58,8 @@ COUNTS = {
     "dollars": Count("Paid to language models, in US dollars.", ("model",)),
     "uncounted": Count("Counts under labels for which there was no room."),
 }
-OUTCOMES = {"SUCCESS": "done", "RETRY": "retried"}  # of a task's state; any other: "failed"
+# Of a task's state; any other: "failed". Dropped is what a worker refuses.
+OUTCOMES = {"SUCCESS": "done", "RETRY": "retried", "IGNORED": "dropped", "REJECTED": "dropped"}
 VERDICTS = ("accepted", "rejected")
 
 _LABEL = 100  # characters

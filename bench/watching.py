@@ -1,6 +1,6 @@
 """What watching costs: CPU of a worker and of Redis for what is counted of a message, in all.
 
-    python -m bench.counting [--json FILE]
+    python -m bench.watching [--json FILE]
 
 Each round is what the tasks and signals of one verified batch of 64 pictures count, said in one
 call to a Redis of our own. CPU time, not the clock's, so that other work beside it matters little.
