@@ -77,6 +77,10 @@ class Fleet:
         ended = self.place.ppv("enqueue", "bases.txt", "--run", run, *flags)
         assert ended.code == 0, ended.err
 
+    def wait(self, run: str) -> None:
+        progress = Progress(self.place.run_folder(run))
+        until(lambda: progress.update().finished, f"all of {run}")
+
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
@@ -116,8 +120,7 @@ def busy(fleet: Fleet, newborn: dict[str, Samples]) -> dict[str, Samples]:
         "endpoint.spend_limit_usd=1000",
     )
     for run in ("free", "paid"):
-        progress = Progress(fleet.place.run_folder(run))
-        until(lambda progress=progress: progress.update().finished, f"all of {run}")
+        fleet.wait(run)
     done = len(QUEUES) + 6
     until(lambda: fleet.total("ppv_messages_total") >= done, "the last message is counted")
     return fleet.scrape()
@@ -270,7 +273,10 @@ def grouped(expression: str) -> set[str]:
 def prometheus(
     fleet: Fleet, busy: dict[str, Samples], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
+    """That has scraped the fleet at work."""
     server = Prometheus(tmp_path_factory.mktemp("prometheus"), fleet.address)
+    fleet.enqueue("scraped")
+    fleet.wait("scraped")
     yield server
     server.end()
 
@@ -289,12 +295,12 @@ def check(prometheus: Prometheus, expression: str) -> None:
 
 
 def test_every_panel_shows_something(prometheus: Prometheus) -> None:
-    until(
-        lambda: all(prometheus.series(plain(expression)) for _, expression, _ in panels()),
-        "every panel has data",
-        deadline_s=60,
-    )
     for title, expression, legend in panels():
+        until(
+            lambda expression=expression: prometheus.series(plain(expression)),
+            f"data for {title}: {expression}",
+            deadline_s=60,
+        )
         check(prometheus, expression)
         for series in prometheus.series(plain(expression)):
             assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= series.keys(), title

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Self
 
-from workers.broker import QUEUES, Broker, explained
+from workers.broker import CANCELLED, QUEUES, Broker, explained
 from workers.metrics import COUNTERS, RUNS, SENT_AT, WORKERS
 
 ALIVE_S = 60  # since a worker last said so
@@ -32,6 +32,7 @@ class Snapshot:
     counters: dict[str, dict[Labels, float]]
     processes: dict[Labels, int]  # by queue and worker, of those that live
     purses: dict[str, Purse]  # by run
+    cancelled: frozenset[str]  # runs
     redis: dict[str, Any]  # what its INFO says
 
     @classmethod
@@ -43,11 +44,12 @@ class Snapshot:
             pipe.hgetall(COUNTERS)
             pipe.zrange(WORKERS, 0, -1, withscores=True)
             pipe.zrange(RUNS, 0, -1)
+            pipe.smembers(CANCELLED)
             pipe.info("memory")
             pipe.info("stats")
             for queue in QUEUES:
                 pipe.lindex(queue, -1)
-            (now, _), fields, workers, runs, memory, stats, *first = pipe.execute()
+            (now, _), fields, workers, runs, cancelled, memory, stats, *first = pipe.execute()
         counters: dict[str, dict[Labels, float]] = {}
         for field, value in fields.items():
             name, *labels = json.loads(field)
@@ -60,6 +62,7 @@ class Snapshot:
             counters=counters,
             processes={who: int(processes.get(who, 1)) for who in sorted(alive)},
             purses=_purses(broker, runs),
+            cancelled=frozenset(cancelled),
             redis=memory | stats,
         )
 

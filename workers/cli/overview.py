@@ -64,6 +64,7 @@ class RunRow:
     run: str
     tally: Tally
     per_s: float  # of what is judged or given up
+    cancelled: bool = False
 
     @property
     def done(self) -> int:
@@ -74,6 +75,8 @@ class RunRow:
         """How long it still takes, as far as the last minute tells."""
         if self.tally.finished:
             return "done"
+        if self.cancelled:
+            return "cancelled"
         if not self.tally.missing or not self.per_s:
             return "-"
         return str(timedelta(seconds=round(self.tally.missing / self.per_s)))
@@ -91,14 +94,15 @@ class Overview:
         self.runs: dict[str, RunRow] = {}
         self._progress: dict[str, Progress] = {}
         self._paces: dict[str, Pace] = {}
+        self._cancelled: frozenset[str] = frozenset()
         self._looked = False  # at all of it
-        self._finished_before: set[str] = set()  # runs that were done when we first looked
+        self._over_before: set[str] = set()  # runs that were, when we first looked
 
     @property
-    def finished(self) -> bool:
-        """Whether the one run is; all runs never are."""
+    def over(self) -> bool:
+        """Whether the one run is done or cancelled; all runs never are."""
         row = self.runs.get(self._only or "")
-        return row is not None and row.tally.finished
+        return row is not None and (row.tally.finished or row.cancelled)
 
     def look(self) -> Iterator[None]:
         """Each step leaves more of it up to date. Raises ServiceError where the store is away."""
@@ -111,13 +115,14 @@ class Overview:
         yield
         for run in [self._only] if self._only else run_names(self._store):
             row = self.runs.get(run)
-            if run not in self._finished_before and not (row and row.tally.finished):
+            if run not in self._over_before and not (row and row.tally.finished):
                 self._look_at_run(run)
                 yield
         self._looked = True
 
     def _look_at_queues(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
+        self._cancelled = snapshot.cancelled
         self.queues = []
         for queue in QUEUES:
             processes = sum(n for (of, _), n in snapshot.processes.items() if of == queue)
@@ -144,13 +149,16 @@ class Overview:
         if progress is None:
             progress = self._progress[run] = Progress(RunFolder(self._store, run))
         tally = progress.update()
-        if tally.finished and not self._looked and not self._only:
-            self._finished_before.add(run)
+        cancelled = run in self._cancelled
+        if (tally.finished or cancelled) and not self._looked and not self._only:
+            self._over_before.add(run)
             del self._progress[run]
             return
         done = tally.judged + tally.failed
         per_s = self._pace(f"run {run}").per_s(done, time.monotonic())
-        self.runs[run] = RunRow(run, tally, per_s)
+        self.runs[run] = RunRow(run, tally, per_s, cancelled)
+        if tally.finished:
+            del self._progress[run]
 
     def _pace(self, name: str) -> Pace:
         return self._paces.setdefault(name, Pace())
@@ -163,7 +171,7 @@ def watch(overview: Overview) -> None:
     """
     away_since: float | None = None
     with _shown(overview) as show:
-        while not overview.finished:
+        while not overview.over:
             started = time.monotonic()
             try:
                 for _ in overview.look():
@@ -177,7 +185,7 @@ def watch(overview: Overview) -> None:
             show(True)
             # A look costs the store listings: at most a tenth of the time goes into those.
             took_s = time.monotonic() - started
-            if not overview.finished:
+            if not overview.over:
                 time.sleep(min(max(_SHORTEST_PAUSE_S, 9 * took_s), _LONGEST_PAUSE_S))
 
 
@@ -199,7 +207,7 @@ class _Lines:
         self._next_at, self._said = 0.0, ""
 
     def __call__(self, complete: bool) -> None:
-        if not complete or (time.monotonic() < self._next_at and not self._overview.finished):
+        if not complete or (time.monotonic() < self._next_at and not self._overview.over):
             return
         text = "\n".join(lines(self._overview))
         if text and text != self._said:
@@ -221,7 +229,7 @@ def lines(overview: Overview) -> Iterator[str]:
         yield (
             f"{row.run}: {row.done}/{tally.expected} done: {tally.accepted} accepted, "
             f"{tally.rejected} rejected, {tally.failed} failed; {row.per_s:.1f}/s, {row.left}"
-            + ("" if tally.finished or row.left == "-" else " to go")
+            + (" to go" if ":" in row.left else "")
         )
 
 
