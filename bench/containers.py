@@ -27,7 +27,10 @@ from rich.table import Table
 from bench.engine import ROOT, Engine, engine
 
 DOCKER = ROOT / "docker"
-SERVICES = ("redis", "s3", "prompt", "propose", "verify", "flower", "metrics", "prometheus")
+SERVICES = (
+    *("redis", "s3", "prompt", "propose", "verify", "mend"),
+    *("flower", "metrics", "prometheus"),
+)
 PROMPTS = "a hand holding a red mug\na hand with a blue key\n"
 PATIENCE_S = 300.0
 

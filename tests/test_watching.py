@@ -6,7 +6,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,49 +14,43 @@ from typing import Any
 
 import httpx
 import pytest
-import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.provider import Provider
-from storage.progress import Progress
-from tests.place import PPV, Place, until
+from tests.fleets import PER_BASE, Fleet, a_fleet
+from tests.place import PPV, until
 from tests.prometheus import FOLDER, Prometheus, program
-from tests.tiny import save_tiny_pipeline, save_tiny_verifier
 from workers.broker import QUEUES
 from workers.cli.overview import Pace
-from workers.embedded import Embedded
+from workers.fleet import celery_worker
 
 ROOT = FOLDER.parents[1]
 DASHBOARD = FOLDER.parent / "grafana" / "dashboards" / "ppv.json"
 BASES = ["a hand with a red mug", "a hand with a blue bag"]
-PER_BASE = 4 * 2
 PROPOSALS = len(BASES) * PER_BASE
+MESSAGES = 2 * 3  # of two runs: a message in each queue
 
 Samples = dict[tuple[str, ...], float]
 
 
-class Fleet:
-    """`ppv up` with a provider, and `ppv metrics` beside it."""
+class Watched:
+    """A fleet whose prompt worker is real, so that it pays, and `ppv metrics` beside it."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            flower_port = free.getsockname()[1]
-        self.up = place.start("up", "--flower-port", str(flower_port))
-        until((place.folder / ".ppv" / "embedded.json").exists, "embedded services")
-        self.exporter = place.start("metrics", "--port", "0")
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet, self.place = fleet, fleet.place
+        fleet.stack.enter_context(celery_worker(fleet.settings, "prompt"))
+        fleet.start("propose", "verify", propose_s=0.2, verify_s=0.2)
+        self.exporter = self.place.start("metrics", "--port", "0")
+        fleet.stack.callback(self._end)
         assert self.exporter.stderr
         line = self.exporter.stderr.readline()
         assert line.startswith("metrics  http://127.0.0.1:"), line
         self.address = line.split("//")[1].split("/")[0]
 
-    def end(self) -> None:
-        for process in (self.exporter, self.up):
-            process.send_signal(signal.SIGINT)
-            self.place.end(process)
-        self.place.clear()
+    def _end(self) -> None:
+        self.exporter.send_signal(signal.SIGINT)
+        assert self.place.end(self.exporter).code == 130
 
     def scrape(self) -> dict[str, Samples]:
         """Values by name, and by labels in the order of their names."""
@@ -74,55 +67,48 @@ class Fleet:
 
     def enqueue(self, run: str, *settings: str) -> None:
         flags = [flag for setting in settings for flag in ("--set", setting)]
-        ended = self.place.ppv("enqueue", "bases.txt", "--run", run, *flags)
-        assert ended.code == 0, ended.err
+        self.fleet.enqueue(run, BASES, *flags)
 
-    def wait(self, run: str) -> None:
-        progress = Progress(self.place.run_folder(run))
-        until(lambda: progress.update().finished, f"all of {run}")
+    def work(self, run: str, *settings: str) -> None:
+        self.enqueue(run, *settings)
+        self.fleet.until_finished(run)
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """That has done nothing yet."""
     folder = tmp_path_factory.mktemp("fleet")
-    save_tiny_pipeline(folder / "base", text_length=200)
-    save_tiny_verifier(folder / "verifier")
-    with Provider() as provider, pytest.MonkeyPatch.context() as environment:
+    with (
+        Provider() as provider,
+        pytest.MonkeyPatch.context() as environment,
+        a_fleet(folder) as fleet,
+    ):
         environment.setenv("OPENAI_API_KEY", "sk-any")
         environment.setenv("OPENAI_BASE_URL", provider.url)
-        place = Place(folder, folder, BASES)
         (folder / "prices.yaml").write_text("models: {tiny: {input: 1000, output: 1000}}\n")
-        fleet = Fleet(place)
-        embedded = Embedded.model_validate_json((folder / ".ppv" / "embedded.json").read_text())
-        with redis.Redis.from_url(embedded.redis_url) as client:
-            client.config_set("maxmemory", "1gb")  # as docker/redis.conf does
-        yield fleet
-        fleet.end()
+        fleet.broker.client.config_set("maxmemory", "1gb")  # as docker/redis.conf does
+        yield Watched(fleet)
 
 
 @pytest.fixture(scope="module")
-def newborn(fleet: Fleet) -> dict[str, Samples]:
+def newborn(fleet: Watched) -> dict[str, Samples]:
     """What it said before its first message."""
     until(lambda: fleet.total("ppv_workers") == len(QUEUES), "every worker says that it lives")
     return fleet.scrape()
 
 
 @pytest.fixture(scope="module")
-def busy(fleet: Fleet, newborn: dict[str, Samples]) -> dict[str, Samples]:
+def busy(fleet: Watched, newborn: dict[str, Samples]) -> dict[str, Samples]:
     """What it says after a run by the grammar and one that pays."""
-    fleet.enqueue("free")
-    fleet.enqueue(
+    fleet.work("free")
+    fleet.work(
         "paid",
         "prompter.kind=openai",
         "prompter.model=tiny",
         "endpoint.prices=prices.yaml",
         "endpoint.spend_limit_usd=1000",
     )
-    for run in ("free", "paid"):
-        fleet.wait(run)
-    done = len(QUEUES) + 6
-    until(lambda: fleet.total("ppv_messages_total") >= done, "the last message is counted")
+    until(lambda: fleet.total("ppv_messages_total") >= MESSAGES, "the last message is counted")
     return fleet.scrape()
 
 
@@ -152,13 +138,13 @@ def test_everything_that_a_run_did_is_counted(busy: dict[str, Samples]) -> None:
 
     assert total("ppv_base_prompts_total") == 2 * len(BASES)
     assert total("ppv_drawn_total", "base") == 2 * PROPOSALS
-    assert total("ppv_judged_total", "accepted") == 2 * PROPOSALS  # thresholds of zero
+    assert total("ppv_judged_total", "accepted") == 2 * PROPOSALS
     assert total("ppv_judged_total", "rejected") == 0
     assert total("ppv_failures_total") == 0
     assert total("ppv_messages_total", "prompt", "done") == 2
     for queue in ("propose", "verify"):
         assert total("ppv_batch_size_sum", queue) == 2 * PROPOSALS
-        assert total("ppv_wait_seconds_count", queue) == total("ppv_messages_total", queue) > 2
+        assert total("ppv_wait_seconds_count", queue) == total("ppv_messages_total", queue) == 2
         assert 0 < total("ppv_busy_seconds_total", queue) < 240
     assert busy["ppv_redis_memory_bytes"][()] > 0
 
@@ -173,7 +159,7 @@ def test_what_a_run_paid_is_told_by_run_and_model(busy: dict[str, Samples]) -> N
 # `ppv status --watch`
 
 
-def test_watching_a_run_in_a_pipe_ends_with_it(fleet: Fleet, busy: dict[str, Samples]) -> None:
+def test_watching_a_run_in_a_pipe_ends_with_it(fleet: Watched, busy: dict[str, Samples]) -> None:
     fleet.enqueue("watched")
     ended = fleet.place.ppv("status", "watched", "--watch")
     assert ended.code == 0, ended.err
@@ -184,7 +170,7 @@ def test_watching_a_run_in_a_pipe_ends_with_it(fleet: Fleet, busy: dict[str, Sam
     assert re.search(r"^prompt \d+ waiting, 1 worker, .*; verify \d+ waiting", ended.err, re.M)
 
 
-def test_watching_a_fleet_ends_quietly_on_ctrl_c(fleet: Fleet, busy: dict[str, Samples]) -> None:
+def test_watching_a_fleet_ends_quietly_on_ctrl_c(fleet: Watched, busy: dict[str, Samples]) -> None:
     screen, terminal = pty.openpty()
     watching = subprocess.Popen(
         [PPV, "status", "--watch"],
@@ -216,11 +202,10 @@ def test_watching_a_fleet_ends_quietly_on_ctrl_c(fleet: Fleet, busy: dict[str, S
 
 
 def test_a_fleet_without_a_broker_in_reach_shows_its_runs(
-    fleet: Fleet, busy: dict[str, Samples]
+    fleet: Watched, busy: dict[str, Samples]
 ) -> None:
-    store = f"--set=store_url=file://{fleet.place.folder}/.ppv/s3/ppv"
     away = "--set=broker_url=redis://127.0.0.1:1/0"
-    ended = fleet.place.ppv("status", "free", "--watch", store, away)
+    ended = fleet.place.ppv("status", "free", "--watch", away)
     assert ended.code == 0, ended.err
     assert "the broker at redis://127.0.0.1:1/0 is away" in ended.err
     assert f"free: {PROPOSALS}/{PROPOSALS} done" in ended.err
@@ -271,12 +256,11 @@ def grouped(expression: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def prometheus(
-    fleet: Fleet, busy: dict[str, Samples], tmp_path_factory: pytest.TempPathFactory
+    fleet: Watched, busy: dict[str, Samples], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     """That has scraped the fleet at work."""
     server = Prometheus(tmp_path_factory.mktemp("prometheus"), fleet.address)
-    fleet.enqueue("scraped")
-    fleet.wait("scraped")
+    fleet.work("scraped")
     yield server
     server.end()
 

@@ -68,7 +68,7 @@ class Asker:
             else:
                 tokens = paid.input_tokens + paid.output_tokens
                 self._admission.settle(request.key, holder, paid.usd or 0.0, tokens)
-                metrics.count("dollars", paid.usd or 0.0, model=self._endpoint.model)
+                metrics.count_dollars(self._run.name, self._endpoint.model, paid.usd or 0.0)
                 return answer
 
     def _send(self, request: Request, *, look_first: bool) -> tuple[Answer, Usage]:

@@ -148,6 +148,13 @@ def count_verdicts(records: Iterable[Record]) -> None:
         count("judged", amount, category=category, proposer=proposer, verdict=verdict)
 
 
+def count_dollars(run: str, model: str, usd: float) -> None:
+    """Said at once: a message may wait for many answers, and the command line has no messages."""
+    if usd:
+        count("dollars", usd, model=model)
+        ledger.say(run)
+
+
 @contextmanager
 def at_work(queue: str, items: int) -> Iterator[None]:
     """Counts the seconds inside as those in which a queue's model was used, on so many items."""

@@ -10,6 +10,7 @@ from pipeline.types import BasePrompt, DetailedPrompt, PromptBatch
 from workers import attempts, canvas, logs, metrics, resources
 from workers.asking import RunCancelled
 from workers.celery import app
+from workers.flight import Entry
 
 logger = get_task_logger(__name__)
 
@@ -33,7 +34,9 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
     metrics.count("base_prompts", len(batch.bases))
     logger.info("%d base prompts described in %d prompts", len(batch.bases), len(prompts))
     again = batch.again or attempts.is_repeated(task)
-    canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts, again=again))
+    made = list(canvas.batches(resources.run(batch.run), prompts, again=again))
+    if resources.flight(batch.run).move(batch, made) is not Entry.CANCELLED:
+        canvas.send_proposals(made)
 
 
 def _stored_or_failed(run: str, base: BasePrompt, error: InputError) -> tuple[DetailedPrompt, ...]:

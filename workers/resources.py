@@ -12,6 +12,7 @@ from storage.runs import RunFolder
 from workers import metrics, registry
 from workers.broker import Broker
 from workers.embedded import broker_of, store_of
+from workers.flight import Flight
 from workers.settings import settings
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ def run(name: str) -> Run:
     config = folder(name).read()
     metrics.expect(config)
     return config
+
+
+@lru_cache(maxsize=64)
+def flight(run: str) -> Flight:
+    return Flight(broker(), run)
 
 
 def describer(name: str) -> "Describer":
