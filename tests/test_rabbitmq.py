@@ -14,6 +14,7 @@ from tests.rabbitmq import PASSWORD, RabbitServer
 from tests.tiny import save_tiny_pipeline, save_tiny_verifier
 from workers.broker import QUEUES, Broker
 from workers.embedded import Embedded
+from workers.snapshot import Snapshot
 
 BASES = ["a hand with a red mug", "a hand with a blue bag"]
 PROPOSALS = len(BASES) * 4 * 2
@@ -48,6 +49,11 @@ def test_a_run_goes_through_rabbitmq_and_outlives_its_kill_9(
         assert not [queue for queue in QUEUES if shared.exists(queue)], "a message went by Redis"
     asked = Broker(rabbit.url, embedded.redis_url)
     assert asked.depths().keys() == set(QUEUES)
+    until(
+        lambda: Snapshot.take(asked).total("base_prompts") == len(BASES),
+        "what a worker counts, in the Redis beside it",
+    )
+    assert [Snapshot.take(asked).workers(queue) for queue in QUEUES] == [1, 1, 1]
     rabbit.kill()
     with pytest.raises(ServiceError, match="no broker answers"):
         asked.depths()

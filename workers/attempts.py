@@ -5,17 +5,22 @@ Anything else is about the items: tried a few times, then one by one, so that on
 other, then recorded as a failure.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tenacity
 from celery import Task
+from celery.utils.log import get_task_logger
 
 from pipeline.config import Run
 from pipeline.errors import InputError, ItemError, PromptFailed, ServiceError
 from pipeline.types import BasePrompt, Failure, Proposal
 from storage.runs import RunFolder
-from workers import resources
+from workers import metrics, resources
+
+logger = get_task_logger(__name__)
+logger.addHandler(logging.NullHandler())  # the command line says itself what failed
 
 TRIES = 3  # for an error that nobody foresaw
 REDELIVERIES = 3  # of one batch, after which it is held to kill workers
@@ -39,6 +44,7 @@ class GivenUp(Exception):
     def __init__(self, error: BaseException, tries: int) -> None:
         super().__init__(f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}")
         self.tries = tries
+        self.kind = type(error).__name__  # for logs: what it says may quote a prompt
 
 
 def persist(work: Callable[[], Result]) -> Result:
@@ -82,6 +88,9 @@ def divide(
 
 def give_up(run: str, stage: str, proposal: Proposal, error: GivenUp) -> None:
     """Put it on record that a proposal will have no verdict."""
+    metrics.count("failures", stage=stage)
+    about = {"run": run, "proposal": proposal.id, "stage": stage}
+    logger.warning("given up: %s", error.kind, extra=about)
     resources.folder(run).write_failure(
         Failure(
             id=proposal.id,
@@ -95,6 +104,9 @@ def give_up(run: str, stage: str, proposal: Proposal, error: GivenUp) -> None:
 
 def give_up_base(folder: RunFolder, run: Run, base: BasePrompt, error: GivenUp) -> None:
     """Put it on record that a base prompt has no detailed prompts, and what was paid for it."""
+    metrics.count("failures", stage="prompt")
+    about = {"run": run.name, "base": base.id, "stage": "prompt"}
+    logger.warning("given up: %s", error.kind, extra=about)
     paid = error.__cause__ if isinstance(error.__cause__, PromptFailed) else PromptFailed("")
     folder.write_failure(
         Failure(

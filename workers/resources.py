@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import ProposerConfig, Run, VerifierConfig
 from pipeline.types import Adapter, ModelRef
 from storage.runs import RunFolder
-from workers import registry
+from workers import metrics, registry
 from workers.broker import Broker
 from workers.embedded import broker_of, store_of
 from workers.flight import Flight
@@ -35,7 +35,9 @@ def folder(run: str) -> RunFolder:
 @lru_cache(maxsize=64)
 def run(name: str) -> Run:
     """A run's configuration; frozen, so it is read once."""
-    return folder(name).read()
+    config = folder(name).read()
+    metrics.expect(config)
+    return config
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,7 @@
-"""`ppv status`: how far a run is."""
+"""`ppv status`: how far runs are, and what their fleet is doing."""
 
 import json
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,12 +10,16 @@ from workers.cli import options
 
 if TYPE_CHECKING:
     from pipeline.config import Run
+    from storage.objects import ObjectStore
     from storage.progress import Tally
 
 
 def status(
     run: options.AnyRun = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again until it is done.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Queues, workers and runs, until RUN is done or Ctrl-C."),
+    ] = False,
     as_json: options.Json = False,
     set_: options.Set = None,
 ) -> None:
@@ -26,18 +30,19 @@ def status(
 
     from storage.progress import Progress
     from storage.runs import RunFolder, run_names
-    from workers.cli.session import open_for_reading
-    from workers.cli.show import showing, summary
+    from workers.cli.show import summary
+    from workers.embedded import services, store_of
+    from workers.settings import settings
 
-    with open_for_reading() as store:
+    with services(settings(), broker=False) as children:
+        store = store_of(settings())
+        # Of embedded services that nobody else keeps up there is nothing to watch.
+        if watch and not children:
+            with suppress(KeyboardInterrupt):
+                _watch(store, run)
+            if not run:
+                return
         names = [run] if run else run_names(store)
-        if watch and run:
-            progress = Progress(RunFolder(store, run))
-            with showing() as show:
-                while not progress.update().finished:
-                    show(progress.tally)
-                    time.sleep(2)
-                show(progress.tally)
         for name in names:
             progress = Progress(RunFolder(store, name))
             tally = progress.update()
@@ -59,6 +64,23 @@ def status(
                 print(f"{per_s:.2f} proposals/s since it was made; about {eta} to go")
         if not names and not as_json:
             print(f"no runs in {store.address}")
+
+
+def _watch(store: "ObjectStore", run: str | None) -> None:
+    from contextlib import closing
+
+    from pipeline.errors import ServiceError
+    from workers.cli.overview import Overview, watch
+    from workers.embedded import broker_of
+    from workers.settings import settings
+
+    try:
+        broker = broker_of(settings())
+    except ServiceError as error:
+        watch(Overview(store, run, None, str(error)))
+        return
+    with closing(broker):
+        watch(Overview(store, run, broker))
 
 
 def _under_way(run: "Run") -> tuple[int | None, int | None]:
