@@ -244,6 +244,13 @@ class Draw(Frozen):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
 
 
+MESSAGE_FORMAT = 1
+"""Of the batches below. It goes up when workers that know the last one could no longer read them;
+who knows a newer one also reads what older senders left in the queues."""
+
+MessageFormat = Annotated[int, Field(ge=1, le=MESSAGE_FORMAT)]
+
+
 class ProposalBatch(Frozen):
     """What one message carries to the proposer and on to the verifier: ids and text, no pixels.
 
@@ -251,6 +258,7 @@ class ProposalBatch(Frozen):
     stands there once for all its images: messages are most of what a base prompt costs.
     """
 
+    format: MessageFormat = MESSAGE_FORMAT
     run: RunName
     proposer: ProposerRef
     sampler: Sampler
@@ -292,6 +300,7 @@ class ProposalBatch(Frozen):
 class PromptBatch(Frozen):
     """What one message carries to the prompter: base prompts of one run."""
 
+    format: MessageFormat = MESSAGE_FORMAT
     run: RunName
     bases: Annotated[tuple[BasePrompt, ...], Field(min_length=1)]
     again: bool = False  # as of a ProposalBatch

@@ -4,23 +4,26 @@ from typing import Any
 
 from celery import Task
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelNotHere
 from pipeline.types import BasePrompt, DetailedPrompt, PromptBatch
-from workers import attempts, canvas, resources
+from workers import attempts, canvas, refusal, resources
 from workers.asking import RunCancelled
 from workers.celery import app
 
 
 @app.task(name="prompt", **attempts.PATIENT)
+@attempts.patiently
 def prompt(task: Task, message: dict[str, Any]) -> None:
     """Have each base prompt described in detail, and send what is to be drawn."""
-    batch = PromptBatch.model_validate(message)
+    batch = refusal.admit(PromptBatch, message)
     if resources.broker().is_cancelled(batch.run):
         return
     try:
         describer = resources.describer(batch.run)
         described = list(resources.askers().map(describer.describe, batch.bases))
-    except InputError as error:  # a wrong key or model, or this machine lacks a tokenizer
+    except ModelNotHere:
+        raise
+    except InputError as error:  # a wrong key or model
         described = [_stored_or_failed(batch.run, base, error) for base in batch.bases]
     except RunCancelled:
         return

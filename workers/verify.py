@@ -12,7 +12,7 @@ from pipeline.pictures import decode, sha256
 from pipeline.types import Proposal, ProposalBatch, Record
 from storage.objects import ObjectNotFound
 from storage.runs import RunFolder
-from workers import attempts, resources
+from workers import attempts, refusal, resources
 from workers.asking import RunCancelled
 from workers.celery import app
 
@@ -32,9 +32,10 @@ class Picture:
 
 
 @app.task(name="verify", **attempts.PATIENT)
+@attempts.patiently
 def verify(task: Task, message: dict[str, Any]) -> None:
     """Judge a batch of proposals and keep their records, accepted or not."""
-    batch = ProposalBatch.model_validate(message)
+    batch = refusal.admit(ProposalBatch, message)
     folder = resources.folder(batch.run)
     if resources.broker().is_cancelled(batch.run) or folder.has_records(batch):
         return
