@@ -4,9 +4,7 @@ ppv:waiting:<run>  a sorted set: [worker, reason, passes] -> when, by Redis' clo
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from workers.broker import Broker, explained
 
@@ -52,7 +50,7 @@ class Waiting:
             said = self._redis.zrangebyscore(_KEY + run, self._now() - FRESH_S, "+inf")
         workers: dict[tuple[str, bool], set[str]] = {}
         for line in said:
-            worker, reason, passes = json.loads(line)
+            worker, reason, passes = json.loads(str(line))
             workers.setdefault((reason, passes), set()).add(worker)
         waits = [Wait(*what, tuple(sorted(who))) for what, who in workers.items()]
         return sorted(waits, key=lambda wait: (-len(wait.workers), wait.reason))
@@ -60,7 +58,3 @@ class Waiting:
     def _now(self) -> float:
         seconds, microseconds = self._redis.time()
         return float(seconds) + microseconds / 1e6
-
-
-def as_json(waits: Iterable[Wait]) -> list[dict[str, Any]]:
-    return [{"reason": wait.reason, "workers": len(wait.workers)} for wait in waits]

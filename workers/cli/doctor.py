@@ -1,11 +1,17 @@
 """`ppv doctor`: what works here, and what to do about what does not."""
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import typer
 
 from pipeline.errors import InputError, ModelError, PpvError, ServiceError
 from workers.cli import options
+
+if TYPE_CHECKING:
+    from workers.broker import Broker
+
+_REFUSALS_SHOWN = 5
 
 Check = tuple[str, Callable[[], str]]
 
@@ -44,7 +50,21 @@ def _broker() -> str:
     with session() as here:
         here.broker.ping()
         kind = "embedded" if here.children else "answers"
-        return f"{here.broker.addresses} ({kind})"
+        return f"{here.broker.addresses} ({kind}){_refused(here.broker)}"
+
+
+def _refused(broker: "Broker") -> str:
+    """What workers refused last, a line each."""
+    from workers.refusal import Refusals
+
+    refusals = Refusals(broker)
+    if not (count := refusals.count()):
+        return ""
+    latest = (
+        f"\n        {each.at} {each.queue or '?'}: {each.reason}"
+        for each in refusals.latest(_REFUSALS_SHOWN)
+    )
+    return f"\n      workers refused {count} messages, the last ones:{''.join(latest)}"
 
 
 def _store() -> str:

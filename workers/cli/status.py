@@ -11,6 +11,7 @@ from workers.cli import options
 if TYPE_CHECKING:
     from pipeline.config import Run
     from storage.progress import Tally
+    from workers.waiting import Wait
 
 
 def status(
@@ -42,16 +43,38 @@ def status(
             progress = Progress(RunFolder(store, name))
             tally = progress.update()
             per_s, eta_s = _pace(progress.run, tally)
+            waits, refused = _from_the_broker(name)
             if as_json:
                 pace = {"judged_per_s": per_s, "eta_s": eta_s}
-                print(json.dumps({"run": name} | tally.as_json() | pace))
+                waiting = [{"reason": each.reason, "workers": len(each.workers)} for each in waits]
+                said = {"waiting": waiting, "refused": refused}
+                print(json.dumps({"run": name} | tally.as_json() | pace | said))
                 continue
             Console().print(summary(name, tally))
+            for each in waits:
+                print(each.line)
+            if refused:
+                print(f"{refused} messages were refused; `ppv doctor` says why")
             if per_s and eta_s:
                 eta = timedelta(seconds=round(eta_s))
                 print(f"{per_s:.2f} proposals/s since it was made; about {eta} to go")
         if not names and not as_json:
             print(f"no runs in {store.address}")
+
+
+def _from_the_broker(run: str) -> "tuple[list[Wait], int]":
+    """What workers lack for a run, and how many messages they refused; nothing if it is away."""
+    from contextlib import closing, suppress
+
+    from pipeline.errors import ServiceError
+    from workers.embedded import broker_of
+    from workers.refusal import Refusals
+    from workers.settings import settings
+    from workers.waiting import Waiting
+
+    with suppress(ServiceError), closing(broker_of(settings())) as broker:
+        return Waiting(broker).of(run), Refusals(broker).count()
+    return [], 0
 
 
 def _pace(run: "Run", tally: "Tally") -> tuple[float | None, float | None]:
