@@ -58,13 +58,24 @@ def place(
 
 
 @contextmanager
-def worker(place: Place, *queues: str, app: str = "workers") -> "Iterator[subprocess.Popen[str]]":
-    """A Celery worker of a fleet's; its log is read when it has ended."""
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", ",".join(queues)]
+def worker(
+    place: Place, *queues: str, app: str = "tests.picky"
+) -> "Iterator[subprocess.Popen[str]]":
+    """A Celery worker of a fleet's, for as long as inside."""
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.picky",
+        "worker",
+        "-Q",
+        ",".join(queues),
+    ]
     name = f"--hostname={'-'.join(queues)}-{os.urandom(3).hex()}@here"
     process = place.spawn(*command, name, "--loglevel=WARNING")
     try:
-        yield process
+        yield
     finally:
         process.terminate()
         try:
@@ -93,7 +104,7 @@ def test_a_batch_waits_for_a_worker_that_has_its_model(
     waiting = Waiting(Broker(own_redis))
     progress = Progress(RunFolder(store, "lacking"))
     with redis.Redis.from_url(own_redis) as client, ExitStack() as stack:
-        stack.enter_context(worker(place, "prompt", app="bench.nothing"))
+        stack.enter_context(worker(place, "prompt"))
         until(lambda: client.llen("propose") == 4, "batches to be drawn")
         base.rename(away)
         stack.enter_context(worker(place, "propose"))
@@ -134,7 +145,7 @@ def test_a_worker_that_lacks_one_runs_model_does_the_others_meanwhile(
     assert place.ppv("enqueue", "bases.txt", "--run", "theirs", *lacked).code == 0
     progress = Progress(RunFolder(store, "mine"))
     with redis.Redis.from_url(own_redis) as client, ExitStack() as stack:
-        stack.enter_context(worker(place, "prompt", app="bench.nothing"))
+        stack.enter_context(worker(place, "prompt"))
         until(lambda: client.llen("propose") == 8, "batches of both")
         shutil.rmtree(other)
         stack.enter_context(worker(place, "propose"))
@@ -157,7 +168,7 @@ def test_a_worker_leaves_a_newer_versions_messages_to_newer_workers(
         key = "runs/rolling/run.json"
         newer = json.loads(store.get(key)) | {"colours": ["red"]}
         store.put(key, json.dumps(newer).encode())
-        stack.enter_context(worker(place, "prompt", app="bench.nothing"))
+        stack.enter_context(worker(place, "prompt"))
         waiting = Waiting(Broker(own_redis))
         until(lambda: waiting.of("rolling"), "a worker that is too old")
         assert "lacking on 1 worker: a newer ppv" in waiting.of("rolling")[0].line
@@ -169,29 +180,34 @@ def test_a_worker_leaves_a_newer_versions_messages_to_newer_workers(
 
 
 def test_a_run_outlives_a_bucket_that_is_made_read_only_meanwhile(
-    place: Place, own_s3_server: RcloneServer, monkeypatch: pytest.MonkeyPatch
+    place: Place, own_redis: str, own_s3_server: RcloneServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with denying(own_s3_server.port) as read_only:
+    with denying(own_s3_server.port) as read_only, ExitStack() as stack:
         store = use_s3(monkeypatch, own_s3_server.config, read_only.address)
-        monkeypatch.setenv("PPV_PROPOSER__SAMPLER", '{"num_inference_steps": 150}')
-        running = place.start("run", "bases.txt", "--run", "denied", "--out", "out")
-        folder = RunFolder(store, "denied")
-        until(lambda: store.exists("runs/denied/run.json"), "the run")
-        until(lambda: folder.read().base_prompts is not None, "all enqueued")
-        until(lambda: any(folder.image_ids()), "a first picture")
+        client = stack.enter_context(redis.Redis.from_url(own_redis))
+        assert place.ppv("enqueue", "bases.txt", "--run", "denied").code == 0
+        stack.enter_context(worker(place, "prompt"))
+        until(lambda: client.llen("propose") == 4, "batches to be drawn")
         read_only.on = True
-        waiting = Waiting(Broker(os.environ["PPV_BROKER_URL"]))
+        stack.enter_context(worker(place, "propose", "verify"))
+        waiting = Waiting(Broker(own_redis))
         until(lambda: waiting.of("denied"), "a worker that may not write")
         (wait,) = waiting.of("denied")
         assert wait.passes and "AccessDenied" in wait.line
+        running = place.start("resume", "denied", "--out", "out")
+        assert running.stderr
+        said = ""
+        while not said.startswith("waiting on 1 worker: store s3://bucket/"):
+            said = running.stderr.readline()
+            assert said, "it ended"
+        assert "refused (AccessDenied" in said
         before = read_only.denied
-        until(lambda: read_only.denied > before + 3, "they try again")
+        until(lambda: read_only.denied > before, "they try again")
+        folder = RunFolder(store, "denied")
         assert not list(folder.failed_ids())
         read_only.on = False
         ended = place.end(running)
     assert ended.code == 0, ended.err
-    said = [line for line in ended.err.splitlines() if line.startswith("waiting on ")]
-    assert said and "refused (AccessDenied" in said[0]
     tally = Progress(folder).update()
     assert (tally.judged, tally.failed, tally.expected) == (PROPOSALS, 0, PROPOSALS)
 
@@ -200,18 +216,15 @@ def test_a_run_that_only_this_machine_works_on_ends_when_it_lacks_the_model(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PPV_BROKER_URL")
-    monkeypatch.setenv("PPV_PROPOSER__SAMPLER", '{"num_inference_steps": 150}')
     running = place.start("run", "bases.txt", "--run", "alone", "--out", "out")
     folder = place.run_folder("alone")
-    until(lambda: folder.exists() and folder.read().base_prompts, "all enqueued")
-    # The verifier is loaded when the first batch has been drawn.
-    weights = place.folder / "models" / "verifier" / "model.safetensors"
-    weights.write_bytes(b"other weights")
+    until(folder.exists, "the run")
+    shutil.rmtree(place.folder / "models" / "base")  # before a worker has looked into it
     ended = place.end(running)
     assert ended.code == 2, ended.err
     last = ended.err.splitlines()[-1]
-    assert last.startswith("ppv: run 'alone' cannot be finished here: model ")
-    assert "but the run was made with" in last and "`ppv resume alone`" in last
+    assert last.startswith("ppv: run 'alone' cannot be finished here: no model at ")
+    assert "`ppv resume alone`" in last
     assert not list(folder.failed_ids())
 
 
