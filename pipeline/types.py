@@ -22,10 +22,12 @@ Opinion = Annotated[float, Field(allow_inf_nan=False)]
 """Another model's score, on that model's own scale."""
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
 def digest(content: Any) -> str:
     """128 bits of SHA-256 over canonical JSON, as 32 hexadecimal digits."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()[:32]
 
 
 class Frozen(BaseModel):

@@ -58,22 +58,11 @@ def place(
 
 
 @contextmanager
-def worker(
-    place: Place, *queues: str, app: str = "tests.picky"
-) -> "Iterator[subprocess.Popen[str]]":
+def worker(place: Place, *queues: str) -> Iterator[None]:
     """A Celery worker of a fleet's, for as long as inside."""
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "tests.picky",
-        "worker",
-        "-Q",
-        ",".join(queues),
-    ]
+    command = [sys.executable, "-m", "celery", "-A", "tests.picky", "worker", "--loglevel=WARNING"]
     name = f"--hostname={'-'.join(queues)}-{os.urandom(3).hex()}@here"
-    process = place.spawn(*command, name, "--loglevel=WARNING")
+    process = place.spawn(*command, "-Q", ",".join(queues), name)
     try:
         yield
     finally:
