@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, ModelNotHere
 from pipeline.specialists import MODEL, Specialist, files_of
 from pipeline.training.card import CARD
 from pipeline.types import Adapter
@@ -65,11 +65,11 @@ class Models:
     def fetch(self, adapter: Adapter, to: Path) -> None:
         """What drawing with it takes, into the folder `to`, whole or not at all.
 
-        Raises ModelError if the store has it no more, or other bytes.
+        Raises ModelNotHere if this store does not have it, or other bytes.
         """
         specialist = self.read(adapter.name, adapter.version)
         if specialist is None or specialist.weights != adapter.weights:
-            raise ModelError(
+            raise ModelNotHere(
                 f"no model {adapter.name}@{adapter.version} in {self._store.address}: add it "
                 "again, or start a run with another"
             )
@@ -79,7 +79,7 @@ class Models:
                 continue
             data = self._store.get(self._key(specialist, inner))
             if hashlib.sha256(data).hexdigest() != sha256:
-                raise ModelError(
+                raise ModelNotHere(
                     f"model {specialist.reference}: {inner} is not the file that was kept: add it "
                     "again"
                 )

@@ -13,6 +13,7 @@ PpvError
 """
 
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -90,6 +91,21 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """An absent key is fine."""
+
+
+def check_use(store: ObjectStore) -> None:
+    """Write, read and delete an object. Raises StoreError if any of that does not work."""
+    key, data = f"doctor/{secrets.token_hex(8)}", secrets.token_bytes(4096)
+    store.put(key, data)
+    try:
+        whole = store.get(key) == data
+    except ObjectNotFound:
+        whole = False
+    store.delete(key)
+    if not whole:
+        raise StoreError(f"{store.address} gave back other bytes than were written")
+    if store.exists(key):
+        raise StoreError(f"{store.address} did not delete {key!r}: check its permissions")
 
 
 KEY_BYTES = 512

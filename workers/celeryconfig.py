@@ -3,6 +3,8 @@
 Read when the app is first used, not when it is imported. Why each is as it is stands beside it.
 """
 
+from kombu.transport import TRANSPORT_ALIASES as _TRANSPORTS
+
 from pipeline.errors import PpvError as _PpvError
 from workers.embedded import broker_url as _broker_url
 from workers.rabbitmq import is_rabbitmq as _is_rabbitmq
@@ -12,6 +14,10 @@ try:
     broker_url = _broker_url(_settings())
 except _PpvError as _error:
     raise SystemExit(f"ppv: {_error}") from None
+
+# Neither of them ends at a message that is none.
+worker_consumer = "workers.consumer:Consumer"
+_TRANSPORTS.update(redis="workers.consumer:Transport", rediss="workers.consumer:Transport")
 
 include = ["workers.prompt", "workers.propose", "workers.verify", "workers.mend"]
 
