@@ -226,7 +226,7 @@ def main(
     pause: Annotated[float, typer.Option(help="Seconds that something is stopped for.")] = 30.0,
     visibility: Annotated[
         int, typer.Option(help="Seconds after which a dead worker's message comes back.", min=10)
-    ] = 15,
+    ] = 20,
     models: Annotated[str, typer.Option(help="standin, or miniature.")] = "standin",
     logs: Annotated[Path | None, typer.Option(help="Keep the children's logs here.")] = None,
     json_file: Annotated[
@@ -442,8 +442,11 @@ def show(figures: dict[str, Any]) -> None:
     )
     print(
         f"{figures['seconds']:.0f} s, of which {figures['after_last_fault_s']:.0f} s after the "
-        f"last fault; {figures['machine']}\n"
-        f"the dispatcher gave up {len(figures['dispatcher_gave_up'])} times; workers died by themselves {figures['unasked_worker_deaths']} times"
+        f"last fault; {figures['machine']}"
+    )
+    print(
+        f"the dispatcher gave up {len(figures['dispatcher_gave_up'])} times; workers died by "
+        f"themselves {figures['unasked_worker_deaths']} times"
     )
 
 
