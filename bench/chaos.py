@@ -138,10 +138,10 @@ class Records:
 
     def _look(self) -> None:
         now = time.monotonic()
-        for name in (path.name for path in self.folder.iterdir()):
-            if name not in self._known:
-                self._known.add(name)
-                self._fresh[name] = now
+        for path in self.folder.glob("*.jsonl"):  # what is half-written has another name, and goes
+            if path.name not in self._known:
+                self._known.add(path.name)
+                self._fresh[path.name] = now
         for name, since in list(self._fresh.items()):
             for line in (self.folder / name).read_bytes().splitlines():
                 with suppress(ValueError):
@@ -278,7 +278,7 @@ def measure(
         records = folder / "s3" / BUCKET / "runs" / RUN / "records"
         with closing(broker_of(settings)) as broker, Records(records) as seen:
             with Dispatcher(settings, broker) as dispatcher:
-                struck = storm(fleet, seen, dispatcher, deck, chance)
+                struck = storm(fleet, seen, dispatcher, deck, chance, counts)
                 over = time.monotonic()
                 dispatcher.end_input(_TO_THE_END_S)
             ended = time.monotonic()
@@ -322,7 +322,12 @@ def dealt(kinds: list[str], faults: int, chance: random.Random) -> Iterator[str]
 
 
 def storm(
-    fleet: Fleet, seen: Records, dispatcher: Dispatcher, deck: list[str], chance: random.Random
+    fleet: Fleet,
+    seen: Records,
+    dispatcher: Dispatcher,
+    deck: list[str],
+    chance: random.Random,
+    counts: Path,
 ) -> list[Struck]:
     until(lambda: len(seen.at) >= 20, dispatcher)
     struck: list[Struck] = []
@@ -336,7 +341,8 @@ def storm(
         recovery, caught = one.recovery_s(seen), one.held_s(seen)
         print(
             f"{number}/{len(deck)} {kind} ({strike.what}): next record after {_s(recovery)}, "
-            f"{len(held)} held, on record after {_s(caught)}; {len(seen.at)} records",
+            f"{len(held)} held, on record after {_s(caught)}; {len(seen.at)} records, "
+            f"{begun(counts)} begun",
             file=sys.stderr,
             flush=True,
         )
@@ -394,6 +400,15 @@ def figures_of(
         },
         "skipped": fleet.skipped,
     }
+
+
+def begun(counts: Path) -> tuple[int, int]:
+    """Pictures whose drawing was begun, and whose judging."""
+    lines = [line.split() for line in counts.read_text().splitlines()]
+    drawn, judged = (
+        sum(int(images) for what, images in lines if what == name) for name in ("drawn", "judged")
+    )
+    return drawn, judged
 
 
 def recovery(struck: list[Struck], seen: Records) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from workers.broker import QUEUES
 from workers.embedded import BUCKET
 from workers.processes import Child, stop_together
 
-DISK_MB = {"redis": 64, "s3": 512}
+DISK_MB = 512  # each
 SLOW_S = 2.0  # an S3 call
 _TEND_S = 0.5
 _READY_S = 30.0
@@ -236,8 +236,8 @@ class Fleet:
                     cable = self.cables[worker.name] = Cable(number)
                     self._stack.callback(_quietly, cable.close)
         with self._if_permitted("disk full"):
-            for name, size_mb in DISK_MB.items():
-                disk = self.disks[name] = Disk(self.folder / name, size_mb)
+            for name in ("redis", "s3"):
+                disk = self.disks[name] = Disk(self.folder / name, DISK_MB)
                 self._stack.callback(_quietly, disk.close)
         with self._if_permitted("clock"):
             self.clock = Clock(self.folder)

@@ -24,10 +24,13 @@ PATIENT: dict[str, Any] = {
     "bind": True,
     "autoretry_for": (ServiceError,),
     "max_retries": 30,
-    "retry_backoff": 1,
-    "retry_backoff_max": 30,
+    # Behind what waits already, and never at a later time: that would be by this worker's clock,
+    # which may be wrong; whoever takes such a message keeps it unacknowledged and takes the next,
+    # however many; and it comes back as a dead worker's when the visibility timeout is shorter.
+    "retry_kwargs": {"countdown": 0},
 }
-"""Options of a task that outlives a quarter of an hour without store or broker."""
+"""Options of a task that outlives half an hour without store or broker; it waits for both in place,
+a minute at a time."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
