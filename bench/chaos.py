@@ -310,13 +310,13 @@ def configuration(folder: Path, visibility: int) -> dict[str, str]:
 
 
 def dealt(kinds: list[str], faults: int, chance: random.Random) -> Iterator[str]:
-    """So many kinds of faults, as often as the deck has them, one shuffled deck after another."""
+    """So many kinds of faults, one deck after another: one of each kind, then the rest of it."""
     if not kinds:
         raise SystemExit("nothing that was asked for can be done here")
     left = faults
     while left > 0:
-        cards = [kind for kind in kinds for _ in range(DECK[kind][0])]
-        chance.shuffle(cards)
+        rest = [kind for kind in kinds for _ in range(DECK[kind][0] - 1)]
+        cards = [*chance.sample(kinds, len(kinds)), *chance.sample(rest, len(rest))]
         yield from cards[:left]
         left -= len(cards)
 

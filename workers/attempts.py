@@ -1,10 +1,11 @@
 """Trying again what time may heal, and giving up, on record, what it will not.
 
-A service that is away fails the task, and Celery sends it again later (`PATIENT`).
+A service that is away is waited for, and then the task is sent again (`PATIENT`).
 Anything else is about the items: tried a few times, then one by one, so that one bad item costs no
 other, then recorded as a failure.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,21 +17,34 @@ from pipeline.errors import InputError, ItemError, PromptFailed, ServiceError
 from pipeline.types import BasePrompt, Failure, Proposal
 from storage.runs import RunFolder
 from workers import resources
+from workers.settings import settings
 
 TRIES = 3  # for an error that nobody foresaw
 REDELIVERIES = 3  # of one batch, after which it is held to kill workers
 
+PAUSE_S = 30.0  # at most, before a task is sent again
+
+
+class WaitingTask(Task):  # type: ignore[misc]
+    """A task that waits here before it is sent again.
+
+    Its message never names a time to wait for: that would be by this worker's clock, which may be
+    wrong, and whoever takes such a message keeps it and takes the next, however many there are.
+    """
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        longest_s = min(PAUSE_S, settings().dispatch.visibility_timeout_s / 4)
+        time.sleep(min(2.0**self.request.retries, longest_s))
+        return super().retry(*args, **options | {"countdown": 0})
+
+
 PATIENT: dict[str, Any] = {
     "bind": True,
+    "base": WaitingTask,
     "autoretry_for": (ServiceError,),
     "max_retries": 30,
-    # Behind what waits already, and never at a later time: that would be by this worker's clock,
-    # which may be wrong; whoever takes such a message keeps it unacknowledged and takes the next,
-    # however many; and it comes back as a dead worker's when the visibility timeout is shorter.
-    "retry_kwargs": {"countdown": 0},
 }
-"""Options of a task that outlives half an hour without store or broker; it waits for both in place,
-a minute at a time."""
+"""Options of a task that outlives a quarter of an hour without store or broker."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
