@@ -168,22 +168,60 @@ except Retry:
 """
 
 
-def test_a_task_that_is_sent_again_names_no_time_to_wait_for(redis_url: str) -> None:
-    url = redis_url.removesuffix("/0") + "/7"
+def in_a_worker(program: str, redis_url: str, **environment: str) -> str:
+    """What a program prints that runs in a process of its own, as workers do."""
     ended = subprocess.run(
-        [sys.executable, "-c", SEND_AGAIN],
-        env=os.environ | {"PPV_BROKER_URL": url, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", program],
+        env=os.environ | {"PPV_BROKER_URL": redis_url, "PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
-    assert ended.stdout == "sent\n", ended.stderr
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_a_task_that_is_sent_again_names_no_time_to_wait_for(redis_url: str) -> None:
+    url = redis_url.removesuffix("/0") + "/7"
+    assert in_a_worker(SEND_AGAIN, url) == "sent\n"
     client = redis.Redis.from_url(url)
     (message,) = client.lrange("prompt", 0, -1) + client.lrange("verify", 0, -1)
     client.flushdb()
     client.close()
     headers = json.loads(message)["headers"]
     assert (headers["task"], headers["retries"], headers["eta"]) == ("verify", 1, None)
+
+
+DIE_WHILE_LOOKING = """
+import time
+from kombu.transport.redis import Mutex
+from workers.celery import app
+
+with app.connection() as connection:
+    channel = connection.default_channel
+    app.amqp.queues["verify"](channel).declare()
+    app.send_task("verify", args=[{}], queue="verify")
+    held = channel.basic_get("verify")
+    assert held and channel.client.hlen("unacked") == 1
+    lock = Mutex(channel.client, channel.unacked_mutex_key, channel.unacked_mutex_expire)
+    lock.__enter__()
+    end = time.monotonic() + 60
+    while not channel.client.llen("verify") and time.monotonic() < end:
+        channel.qos.restore_visible()
+        time.sleep(0.1)
+    print(channel.client.llen("verify"))
+    channel.qos._delivered.clear()
+"""
+
+
+def test_a_dead_workers_message_comes_back_though_another_died_while_it_looked_for_it(
+    redis_url: str,
+) -> None:
+    url = redis_url.removesuffix("/0") + "/8"
+    timeout = {"PPV_DISPATCH__VISIBILITY_TIMEOUT_S": "10"}
+    assert in_a_worker(DIE_WHILE_LOOKING, url, **timeout) == "1\n"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
 
 
 def test_a_run_under_faults_loses_nothing_and_does_little_twice(tmp_path: Path) -> None:
