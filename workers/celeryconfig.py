@@ -13,7 +13,12 @@ try:
 except _PpvError as _error:
     raise SystemExit(f"ppv: {_error}") from None
 
-include = ["workers.prompt", "workers.propose", "workers.verify"]
+include = ["workers.prompt", "workers.propose", "workers.verify", "workers.mend"]
+
+# For the one worker that has --beat; a look that comes late is none.
+beat_schedule = {
+    "mend": {"task": "mend", "schedule": 5.0, "options": {"queue": "mend", "expires": 5.0}}
+}
 
 # JSON only: a pickled message could run code.
 accept_content = ["json"]
