@@ -46,7 +46,7 @@ from storage.runs import RunFolder
 from workers import dispatch
 from workers.broker import Broker
 from workers.embedded import BUCKET, broker_of, store_of
-from workers.fleet import Crew, Watch
+from workers.fleet import Watch
 from workers.settings import Settings, load_settings
 
 RUN = "chaos"
@@ -153,13 +153,6 @@ class Records:
                 del self._fresh[name]
 
 
-class Elsewhere(Crew):
-    """Workers that somebody else tends, and of whose deaths nobody tells the dispatcher."""
-
-    def tend(self) -> bool:
-        return False
-
-
 class Dispatcher:
     """What `ppv run` does, and `ppv run` again where it gave up, until there is no more input."""
 
@@ -200,8 +193,7 @@ class Dispatcher:
 
     def _work(self) -> None:
         dispatch.open_run(self.folder.store, self._settings, RUN)
-        crew = Elsewhere(self._settings)
-        watch = Watch(self.folder, self._settings, self._broker, crew, lambda tally: None)
+        watch = Watch(self.folder, self._settings, self._broker)  # nobody tells it of deaths
         again = bool(self.given)
         dispatch.enqueue(
             self.folder, self._bases(), self._broker, self._settings.dispatch, watch.look
@@ -301,8 +293,7 @@ def configuration(folder: Path, visibility: int) -> dict[str, str]:
         "PPV_STATE_DIR": str(folder / "state"),
         "PPV_PROPOSER__IMAGES_PER_MESSAGE": str(IMAGES_PER_MESSAGE),
         "PPV_DISPATCH__BASES_PER_MESSAGE": "4",
-        "PPV_DISPATCH__MAX_PROMPT_MESSAGES": "4",
-        "PPV_DISPATCH__MAX_IMAGE_MESSAGES": "24",
+        "PPV_DISPATCH__IN_FLIGHT": "160",
         "PPV_DISPATCH__VISIBILITY_TIMEOUT_S": str(visibility),
         "PPV_DISPATCH__STALL_S": "10",
         "OMP_NUM_THREADS": "1",
