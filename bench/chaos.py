@@ -40,7 +40,7 @@ from rich.table import Table
 
 from bench.audit import Found, audit
 from bench.faults import Fleet, Strike
-from pipeline.errors import RunStalled, ServiceError
+from pipeline.errors import ServiceError
 from pipeline.types import BasePrompt, Record
 from storage.runs import RunFolder
 from workers import dispatch
@@ -186,8 +186,8 @@ class Dispatcher:
             try:
                 self._work()
                 self.finished = True
-            except (ServiceError, RunStalled) as error:
-                self.gave_up.append(f"{type(error).__name__}: {error}")
+            except ServiceError as error:
+                self.gave_up.append(str(error))
                 print(f"the dispatcher gave up: {self.gave_up[-1]}", file=sys.stderr, flush=True)
                 time.sleep(5)
 
