@@ -76,7 +76,9 @@ def patiently(work: Callable[..., Result]) -> Callable[..., Result]:
 def _put_back(task: Task, run: str, error: PpvError) -> NoReturn:
     """The message goes to the end of its queue: other runs' come first, and other workers try.
 
-    It is there before this worker pauses, and its old copy goes only after.
+    It is there before this worker pauses, and its old copy goes only after. It names no time to
+    wait for: that would be by this worker's clock, which may be wrong, and whoever takes such a
+    message keeps it and takes the next.
     """
     passes = isinstance(error, ServiceError)
     reason = " ".join(str(error).split())[:300]

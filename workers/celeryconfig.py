@@ -60,6 +60,8 @@ else:
         # Looks for messages of dead workers every few seconds instead of every minute or so.
         "unacked_restore_interval": 2,
         "unacked_restore_throttle": 1,
+        # A worker, or Redis, that dies while it looks leaves the lock behind, 300 s by default.
+        "unacked_mutex_expire": 5,
         "socket_keepalive": True,
         "health_check_interval": 25,
     }

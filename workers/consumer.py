@@ -25,7 +25,7 @@ _MALFORMED = (
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
-    """Celery's own, for messages to the task of a queue that it consumes: one batch, or mend's nothing."""
+    """Celery's own, for messages to a task of the queues that it consumes."""
 
     def create_task_handler(self, *arguments: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*arguments)
