@@ -18,10 +18,12 @@ does, by experiment, and what follows from it:
 import hashlib
 import io
 import re
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -33,6 +35,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError, Response
 
 from pipeline.errors import InputError
 from pipeline.types import Frozen
+from storage.certificates import PLAIN, trouble_of, trusting
 from storage.objects import (
     BucketMissing,
     ObjectNotFound,
@@ -92,8 +95,13 @@ class S3Store:
     An object has at most 5 GiB: it is put in one request, which servers take whole or not at all.
     """
 
-    def __init__(self, config: S3Config, bucket: str, prefix: str = "") -> None:
-        """Makes the bucket if it is absent and we may."""
+    def __init__(
+        self, config: S3Config, bucket: str, prefix: str = "", tls_ca: Path | None = None
+    ) -> None:
+        """Makes the bucket if it is absent and we may.
+
+        tls_ca: a file of CA certificates that count beside the system's.
+        """
         self._bucket = bucket
         self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self.address = f"s3://{bucket}/{self._prefix} at {config.endpoint}"
@@ -104,7 +112,7 @@ class S3Store:
             secret_key=config.secret_key.get_secret_value(),
             secure=config.secure,
             region=config.region,
-            http_client=_http(),
+            http_client=_http(trusting(tls_ca) if config.secure else None),
         )
         try:
             self._open_bucket()
@@ -249,9 +257,10 @@ class S3Store:
 
     def _reason(self, error: MaxRetryError) -> str:
         reason = str(error.reason)
-        if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
-            return f"it does not speak https; for plain http, the endpoint is http://{self._host}"
-        return reason.rpartition(": ")[2]
+        trouble = trouble_of(reason)
+        if trouble == PLAIN:
+            return f"{PLAIN}; for plain http, the endpoint is http://{self._host}"
+        return trouble or reason.rpartition(": ")[2]
 
 
 class _Pool(urllib3.PoolManager):
@@ -264,9 +273,10 @@ class _Pool(urllib3.PoolManager):
         return response
 
 
-def _http() -> urllib3.PoolManager:
+def _http(tls: ssl.SSLContext | None) -> urllib3.PoolManager:
     """Connections that never hang: at most 10 s to find nobody there, 3 minutes for silence."""
     return _Pool(
+        ssl_context=tls,
         maxsize=16,  # kept open for as many threads; more are opened and closed as needed
         timeout=urllib3.Timeout(connect=5, read=60),
         retries=urllib3.Retry(

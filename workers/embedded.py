@@ -78,15 +78,16 @@ def broker_of(settings: Settings) -> Broker:
     """The broker, and beside a RabbitMQ the Redis that workers share. Raises as `broker_url`."""
     url = broker_url(settings)
     if not is_rabbitmq(url):
-        return Broker(url)
+        return Broker(url, tls_ca=settings.tls_ca)
     shared = settings.redis_url.get_secret_value()
-    return Broker(url, shared or _running(settings, "Redis", "PPV_REDIS_URL").redis_url)
+    shared = shared or _running(settings, "Redis", "PPV_REDIS_URL").redis_url
+    return Broker(url, shared, settings.tls_ca)
 
 
 def store_of(settings: Settings) -> ObjectStore:
     """The configured store, else the embedded one that is up. Raises ServiceError if none is."""
     if settings.store_url:
-        return open_store(settings.store_url, settings.s3)
+        return open_store(settings.store_url, settings.s3, settings.tls_ca)
     return open_store(f"s3://{BUCKET}", _running(settings, "store", "PPV_STORE_URL").s3)
 
 
