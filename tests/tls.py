@@ -38,8 +38,8 @@ class Authority:
         """For a host of this name or address."""
         ended = datetime.now(UTC) - timedelta(days=1) if expired else None
         issued = self._ca.issue_cert(name, not_after=ended)
-        stem = self._folder / (f"{name}-expired" if expired else name)
-        chain, key = stem.with_suffix(".pem"), stem.with_suffix(".key")
+        stem = f"{name}-expired" if expired else name
+        chain, key = self._folder / f"{stem}.pem", self._folder / f"{stem}.key"
         issued.private_key_pem.write_to_path(str(key))
         for each in issued.cert_chain_pems:
             each.write_to_path(str(chain), append=True)
