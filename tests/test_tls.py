@@ -19,7 +19,7 @@ from tests.conftest import REDIS_PASSWORD, RcloneServer, _free_port
 from tests.place import Place, until
 from tests.rabbitmq import PASSWORD, RabbitServer
 from tests.tiny import save_tiny_pipeline, save_tiny_verifier
-from tests.tls import Authority, Certificate, SecureRedis
+from tests.tls import Authority, Certificate, SecureRedis, secure_redis
 from workers.broker import Broker
 
 BASES = ["a hand with a red mug"]
@@ -47,7 +47,7 @@ def good(authority: Authority) -> Certificate:
 
 @pytest.fixture(scope="module")
 def redis(good: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureRedis]:
-    with SecureRedis(tmp_path_factory.mktemp("tls") / "redis", good) as server:
+    with secure_redis(tmp_path_factory.mktemp("tls") / "redis", good) as server:
         yield server
 
 
@@ -211,7 +211,7 @@ def test_a_certificate_of_another_host_is_refused(
 
 def test_an_expired_certificate_is_refused(authority: Authority, tmp_path: Path) -> None:
     expired = authority.certificate("127.0.0.1", expired=True)
-    with SecureRedis(tmp_path / "redis", expired) as redis:
+    with secure_redis(tmp_path / "redis", expired) as redis:
         assert "certificate has expired" in refusal(
             of_redis(redis.url), "127.0.0.1", authority.file
         )

@@ -1,14 +1,13 @@
-"""Certificates that tests make, and a Redis that shows them."""
+"""Certificates that tests make, and a Redis that shows one."""
 
 import os
 import shutil
 import subprocess
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 import trustme
@@ -46,36 +45,44 @@ class Authority:
         return Certificate(chain, key, self.file)
 
 
-class SecureRedis(AbstractContextManager["SecureRedis"]):
-    """A Redis with a password that speaks TLS alone. The embedded one was built without TLS."""
+@contextmanager
+def redis_process(config: Path, port: int) -> Iterator[None]:
+    """Debian's Redis: the embedded one was built without TLS. Skips where there is none."""
+    server = shutil.which("redis-server")
+    if server is None:
+        reason = "NO REDIS WITH TLS: none is spoken to (Debian: apt-get install redis-server)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    process = subprocess.Popen([server, config], stdout=subprocess.DEVNULL, text=True)
+    try:
+        _wait_for_port(process, port)
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
-    def __init__(self, folder: Path, certificate: Certificate) -> None:
-        self._folder, self._certificate = folder, certificate
-        self.port = _free_port()
-        self.url = f"rediss://:{REDIS_PASSWORD}@127.0.0.1:{self.port}/0"
 
-    def __enter__(self) -> Self:
-        server = shutil.which("redis-server")
-        if server is None:
-            reason = "NO REDIS WITH TLS: none is spoken to (Debian: apt-get install redis-server)"
-            if os.environ.get("CI") == "true":
-                pytest.fail(reason)
-            pytest.skip(reason)
-        self._folder.mkdir(parents=True)
-        (config := self._folder / "redis.conf").write_text(
-            f"bind 127.0.0.1\nport 0\ntls-port {self.port}\ntls-auth-clients no\n"
-            f"tls-cert-file {self._certificate.chain}\ntls-key-file {self._certificate.key}\n"
-            f'requirepass {REDIS_PASSWORD}\nsave ""\ndir {self._folder}\n'
-        )
-        self._process = subprocess.Popen([server, config], stdout=subprocess.DEVNULL, text=True)
-        _wait_for_port(self._process, self.port)
-        return self
+@dataclass(frozen=True)
+class SecureRedis:
+    """A Redis with a password that speaks TLS alone."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"rediss://:{REDIS_PASSWORD}@127.0.0.1:{self.port}/0"
+
+
+@contextmanager
+def secure_redis(folder: Path, certificate: Certificate) -> Iterator[SecureRedis]:
+    folder.mkdir(parents=True)
+    port = _free_port()
+    config = folder / "redis.conf"
+    config.write_text(
+        f"bind 127.0.0.1\nport 0\ntls-port {port}\ntls-auth-clients no\n"
+        f"tls-cert-file {certificate.chain}\ntls-key-file {certificate.key}\n"
+        f'requirepass {REDIS_PASSWORD}\nsave ""\ndir {folder}\n'
+    )
+    with redis_process(config, port):
+        yield SecureRedis(port)
