@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from pipeline.errors import ServiceError
 from tests.conftest import REDIS_PASSWORD, _free_port
-from tests.tls import redis_process
+from tests.tls import program, redis_process
 from workers.broker import Broker
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +121,7 @@ def test_with_tls_redis_and_the_store_alone_are_open_to_other_machines() -> None
 
 
 def test_redis_with_the_certificates_that_the_script_makes(tmp_path: Path) -> None:
+    program("openssl")
     script, tls = shutil.copy(DOCKER / "tls.sh", tmp_path), tmp_path / "tls"
     refused = subprocess.run([script, "a b"], capture_output=True, text=True)
     assert (refused.returncode, "no name of a machine: a b" in refused.stderr) == (2, True)

@@ -45,15 +45,20 @@ class Authority:
         return Certificate(chain, key, self.file)
 
 
+def program(name: str) -> str:
+    """Skips the test where there is none of this name, and says so."""
+    if found := shutil.which(name):
+        return found
+    reason = f"NO {name.upper()}: TLS is not tested (Debian: apt-get install {name})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @contextmanager
 def redis_process(config: Path, port: int) -> Iterator[None]:
-    """Debian's Redis: the embedded one was built without TLS. Skips where there is none."""
-    server = shutil.which("redis-server")
-    if server is None:
-        reason = "NO REDIS WITH TLS: none is spoken to (Debian: apt-get install redis-server)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    """Debian's Redis: the embedded one was built without TLS."""
+    server = program("redis-server")
     process = subprocess.Popen([server, config], stdout=subprocess.DEVNULL, text=True)
     try:
         _wait_for_port(process, port)
