@@ -12,8 +12,8 @@
 
 Each step is a `ppv` command, which is printed before it runs and goes on where it was cut off; so
 the whole may be stopped anywhere. An arm that was trained from several seeds is measured on all
-their pictures together; intervals are by bootstrap over prompts, and the figures of each seed stand
-in models.json. Prompts, steps and guidance were fixed before anything was measured.
+their pictures together; intervals are by bootstrap over prompts. Prompts, steps and guidance were
+fixed before anything was measured.
 """
 
 import json
@@ -32,18 +32,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.evaluation.models import Comparison, SuiteFigures, figures_of
-from pipeline.evaluation.suites import Suite, load_suite
-from pipeline.prompter.plan import named_in
 from storage.objects import ObjectStore
-from storage.progress import records
-from storage.runs import RunFolder
-from storage.samples import draw_samples
-from workers.cli.ground_truth import judge_of, with_truth
-from workers.cli.model_tables import tables
 from workers.embedded import services, store_of
 from workers.pages.atomic import replacing
-from workers.pages.models import Gallery, write_models_page
 from workers.settings import load_settings
 
 SUITES = ("miniature-hands", "miniature-unseen", "miniature-hard", "miniature-general")
@@ -84,7 +75,7 @@ def main(
         Path | None, typer.Option("--json", help="Write the figures here, too.")
     ] = None,
 ) -> None:
-    """Make every arm, measure it, and write paper.json, paper.html and paper.png."""
+    """Make every arm, measure it, and write paper.json beside models.html and models.png."""
     to.mkdir(parents=True, exist_ok=True)
     settings = load_settings()
     with services(settings):
@@ -120,6 +111,7 @@ class Work:
             for arm, seeds in ((arm, self._seeds(arm)) for arm in data)
         }
         trainings = [each for several in models.values() for each in several]
+        trainings.sort(key=lambda each: each[2])  # a seed of every arm before the next one's
         with ThreadPoolExecutor(plan.at_once) as pool:
             list(pool.map(lambda each: self._train(*each), trainings))
         arms = {BASE: ["base"], SHORT: ["base:short"], ENSEMBLE: ["ensemble"]}
@@ -187,89 +179,27 @@ class Work:
     # Measuring
 
     def _measure(self, arms: dict[str, list[str]]) -> dict[str, Any]:
-        given = {f"{label}-{n}" if len(some) > 1 else label: each
-                 for label, some in arms.items() for n, each in enumerate(some)}  # fmt: skip
-        models = {label: self._arm(each) for label, each in given.items()}
+        given = (f"{label}={'+'.join(map(self._arm, some))}" for label, some in arms.items())
         suites = [option for name in SUITES for option in ("--prompts", name)]
-        self._ppv(
-            "evaluation", "evaluate", "models",
-            *(f"{label}={model}" for label, model in models.items()),
-            *suites, "--images", str(self._plan.images), "--out", str(self._to), "--json",
+        said = self._ppv(
+            "evaluation", "evaluate", "models", *given, *suites,
+            "--images", str(self._plan.images), "--out", str(self._to), "--json",
         )  # fmt: skip
-        drawn = json.loads((self._to / "models.json").read_text())["arms"]
-        runs = {
-            label: [RunFolder(self._store, drawn[one]["run"])
-                    for one, each in given.items() if each in some]
-            for label, some in arms.items()
-        }  # fmt: skip
-        return self._written(*_pooled(runs, [load_suite(name) for name in SUITES]), runs)
+        made = {
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "plan": asdict(self._plan),
+            "minutes": self._minutes,
+        }
+        figures: dict[str, Any] = made | json.loads(said)
+        _write(self._to / "paper.json", figures)
+        out.print(f"page {self._to / 'models.html'}\nfigures {self._to / 'paper.json'}")
+        return figures
 
     def _arm(self, name: str) -> str:
         """A fine-tuned base is a model of its own; of the store's it would be held for another
         base's, where it learned from an earlier round's."""
         folder = self._to / name / "pipeline"
         return str(folder) if folder.is_dir() else name
-
-    def _written(
-        self,
-        figures: dict[str, SuiteFigures],
-        galleries: dict[str, Gallery],
-        runs: dict[str, list[RunFolder]],
-    ) -> dict[str, Any]:
-        said = {
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "plan": asdict(self._plan),
-            "minutes": self._minutes,
-            "runs": {label: [folder.name for folder in some] for label, some in runs.items()},
-            "suites": {name: asdict(suite) for name, suite in figures.items()},
-        }
-        _write(self._to / "paper.json", said)
-        write_models_page(
-            [(label, some[0]) for label, some in runs.items()],
-            figures,
-            galleries,
-            ["arms that were trained from several seeds: all their pictures; shown: the first's"],
-            self._to / "paper.html",
-        )
-        first = {label: some[0] for label, some in runs.items()}
-        with replacing(self._to / "paper.png") as file:
-            file.write(draw_samples(_grid(galleries[SUITES[0]], first)))
-        for table in tables(figures):
-            out.print(table)
-        out.print(f"page {self._to / 'paper.html'}\nfigures {self._to / 'paper.json'}")
-        return said
-
-
-def _pooled(
-    runs: dict[str, list[RunFolder]], suites: Sequence[Suite]
-) -> tuple[dict[str, SuiteFigures], dict[str, Gallery]]:
-    """Every arm's figures over all its seeds, and pictures of the first."""
-    comparisons = {suite.name: Comparison(list(runs)) for suite in suites}
-    galleries = {suite.name: Gallery(suite, list(runs)) for suite in suites}
-    for at, (label, some) in enumerate(runs.items()):
-        text = (lambda line: line.base) if label == SHORT else (lambda line: line.prompt)
-        lines = {text(line): (suite.name, line) for suite in suites for line in suite.lines}
-        for first, folder in zip((True, *(False,) * len(some)), some, strict=False):
-            run = folder.read()
-            for record, its in with_truth(records(folder), folder, judge_of(run)):
-                if record.proposal.prompt.base not in lines:
-                    continue
-                suite, line = lines[record.proposal.prompt.base]
-                category, _ = named_in(line.prompt, run.taxonomy)
-                comparisons[suite].add(
-                    at, line.prompt, record, category, figures_of(record, its, {})
-                )
-                if first:
-                    galleries[suite].add(at, line, record, its)
-    return {name: each.figures() for name, each in comparisons.items()}, galleries
-
-
-def _grid(gallery: Gallery, folders: dict[str, RunFolder]) -> Iterator[tuple[str, list[bytes]]]:
-    """Each arm's pictures of the same prompts, as far as it has them all."""
-    tiles = [strip.tiles for strip in gallery.strips(folders)]
-    for at, label in enumerate(folders):
-        drawn = [several[at].sample for several in tiles]
-        yield label, [folders[label].read_image(each.record.id) for each in drawn if each]
 
 
 def _write(path: Path, said: dict[str, Any]) -> None:

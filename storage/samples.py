@@ -1,4 +1,4 @@
-"""The strip on a dataset's card: a few pictures of each category, as one PNG."""
+"""A few pictures of each category, or of each model, in rows, as one PNG."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -12,17 +12,17 @@ _TEXT_PX = 16
 _LABEL_PX = 180
 
 
-def draw_samples(rows: Iterable[tuple[str, Sequence[bytes]]]) -> bytes:
-    """A row for each category: its name, and at most EACH pictures. The same rows, the same bytes.
+def draw_samples(rows: Iterable[tuple[str, Sequence[bytes | None]]]) -> bytes:
+    """A row for each name with at most EACH pictures. The same rows, the same bytes.
 
-    rows: at least one.
+    rows: at least one. None leaves its place empty.
     """
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-    pictures = [
-        (label, [Image.open(io.BytesIO(image)).convert("RGB") for image in images[:EACH]])
-        for label, images in rows
-    ]
+    def opened(image: bytes | None) -> Image.Image | None:
+        return None if image is None else Image.open(io.BytesIO(image)).convert("RGB")
+
+    pictures = [(label, [opened(each) for each in images[:EACH]]) for label, images in rows]
     pitch = _TILE_PX + _GAP_PX
     across = max(len(images) for _, images in pictures)
     size = (_LABEL_PX + across * pitch + _GAP_PX, len(pictures) * pitch + _GAP_PX)
@@ -33,6 +33,8 @@ def draw_samples(rows: Iterable[tuple[str, Sequence[bytes]]]) -> bytes:
         shown = label if len(label) <= 20 else f"{label[:19]}…"
         draw.text((_GAP_PX, y + (_TILE_PX - _TEXT_PX) / 2), shown, "black", font=font)
         for column, image in enumerate(images):
+            if image is None:
+                continue
             fitted = ImageOps.pad(image, (_TILE_PX, _TILE_PX), color="white")
             strip.paste(fitted, (_LABEL_PX + column * pitch, y))
     file = io.BytesIO()

@@ -79,7 +79,7 @@ def runs_to_compare(place: Path, prompts: int, *, texts: Sequence[str] = ()) -> 
         )
         for proposal, data in zip(batch.proposals, pictures, strict=True):
             folder.write_image(proposal.id, data)
-    arms = {arm: {"run": f"arm-{arm}", "short": False, "weights": ["sha256:0"]} for arm in ARMS}
+    arms = {arm: {"models": [{"run": f"arm-{arm}", "short": False}]} for arm in ARMS}
     models = place / "models.json"
     models.write_text(json.dumps({"arms": arms, "suites": {}}))
     return models
@@ -495,14 +495,18 @@ def test_an_unfinished_arm_is_said(tmp_path: Path) -> None:
     assert "2 pictures" in study.notes[-1]
 
 
+TWO = '{"arms": {"a": {"models": [{"run": "x"}]}, "b": {"models": [{"run": "y"}]}}}'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "is no models.json of `ppv evaluate models`: Invalid JSON"),
         ("[]", "is no models.json of `ppv evaluate models`: Input should be an object"),
-        ('{"arms": {"a": {"run": "x"}}}', "arms: Dictionary should have at least 2 items"),
-        ('{"arms": {"a": {"run": "../x"}, "b": {"run": "y"}}}', "arms.a.run: String should match"),
-        ('{"arms": {"a": {}, "b": {"run": "y"}}}', "arms.a.run: Field required"),
+        (TWO.replace('"b"', '"a"'), "arms: Dictionary should have at least 2 items"),
+        (TWO.replace("x", "../x"), "arms.a.models.0.run: String should match"),
+        (TWO.replace('"run": "x"', ""), "arms.a.models.0.run: Field required"),
+        (TWO.replace('{"run": "x"}', ""), "arms.a.models: List should have at least 1 item"),
     ],
 )
 def test_what_is_no_models_json_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -518,7 +522,7 @@ def test_what_is_no_models_json_is_named(tmp_path: Path, text: str, message: str
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
-    (tmp_path / "models.json").write_text('{"arms": {"a": {"run": "x"}, "b": {"run": "y"}}}')
+    (tmp_path / "models.json").write_text(TWO)
     for arguments, start in (
         (("hands", "--pairs", "5"), "--prompts, --pairs, --checks and --seed say how a study is"),
         (("hands", "--models", "models.json"), "no run 'x' in"),

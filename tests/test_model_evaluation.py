@@ -307,6 +307,20 @@ def test_arms_are_models_under_labels(store: FolderStore) -> None:
     ]
 
 
+def test_an_arm_may_have_several_models(store: FolderStore) -> None:
+    tiny.save_weights(Path("a+b"))
+    given = ["base", "both=pinch+hook:short", "pinch+hook", "a+b"]
+    arms = arms_of(given, settings.load_settings(), store)
+    assert [(arm.label, arm.proposer.adapter, arm.proposer.model, arm.short) for arm in arms] == [
+        ("base", "", "miniature", False),
+        ("both", "pinch", "miniature", False),
+        ("both", "hook", "miniature", True),
+        ("pinch+hook", "pinch", "miniature", False),
+        ("pinch+hook", "hook", "miniature", False),
+        ("a+b", "", "a+b", False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -314,6 +328,9 @@ def test_arms_are_models_under_labels(store: FolderStore) -> None:
         (["base", "ensembel"], "no arm 'ensembel'.*did you mean 'ensemble'"),
         (["base", "base"], "two arms are called 'base': call one of them LABEL=base"),
         (["base", "a=pinch@000"], "no version '000' of the model 'pinch'"),
+        (["base", "both=pinch+pinhc"], "no arm 'pinhc'.*did you mean 'pinch'"),
+        (["base", "both=pinch+pinch"], "'both=pinch.pinch' has the model 'pinch' twice"),
+        (["both=pinch+hook", "base"], "arm 'both' has 2 models.*put an arm of one model first"),
     ],
 )
 def test_a_wrong_arm_is_named(store: FolderStore, given: list[str], said: str) -> None:
@@ -603,7 +620,7 @@ def test_arms_draw_a_suite_as_runs_and_are_measured(
     assert arms["base-short"]["wins"] == {}  # it has seeds of its own
     assert set(arms["base"]["categories"]) == set()  # of the grasps nothing is named by these words
     assert "large draws 64x64 and base 32x32" in " ".join(found["notes"])
-    runs = {label: arm["run"] for label, arm in found["arms"].items()}
+    runs = {label: arm["models"][0]["run"] for label, arm in found["arms"].items()}
     assert runs["base"] == runs["base-short"] != runs["large"]
     seeds = [
         {r.proposal.prompt.text: r.proposal.seed for r in records(place.run_folder(runs[label]))}
@@ -619,7 +636,7 @@ def test_the_same_call_draws_what_is_missing_and_a_later_metric_draws_nothing(
     # By the server that is up, which remembers what lay in its folder.
     embedded = Embedded.model_validate_json((place.folder / ".ppv/embedded.json").read_text())
     store = S3Store(embedded.s3, BUCKET)
-    folder = RunFolder(store, first[1]["arms"]["large"]["run"])
+    folder = RunFolder(store, first[1]["arms"]["large"]["models"][0]["run"])
     batch = next(iter(folder.record_batches()))
     lost = folder.records_of(batch)[0]
     drawn = folder.read_image(lost.id)
@@ -646,6 +663,29 @@ def test_the_same_call_draws_what_is_missing_and_a_later_metric_draws_nothing(
     assert suite["large"]["against"]["base"]["kid"]["low"] is None
     assert "to 4 pictures of 'reference'" in " ".join(found["notes"])
     assert "not asked for: a preference score" in " ".join(found["notes"])
+
+
+def test_two_models_of_one_arm_are_measured_together(
+    place: Place, models: Path, first: tuple[int, Any, str]
+) -> None:
+    both = f"both=base+{models / 'large'}"
+    arms = ("base", f"large={models / 'large'}", both)
+    ended = place.ppv(
+        "evaluate", "models", *arms, "--prompts", "mine.jsonl", "--images", "1", "--resamples",
+        "200", "--json", "--out", "both",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    runs = {label: [m["run"] for m in arm["models"]] for label, arm in found["arms"].items()}
+    assert runs["both"] == runs["base"] + runs["large"]
+    figures = found["suites"]["mine"]["arms"]
+    assert figures["both"]["pictures"] == 12
+    means = [figures[label]["metrics"]["fidelity"]["value"] for label in ("base", "large", "both")]
+    assert means[2] == pytest.approx((means[0] + means[1]) / 2) != pytest.approx(means[0])
+    page = (place.folder / "both" / "models.html").read_text()
+    assert "large draws 64x64 and base 32x32" in page
+    with Image.open(place.folder / "both" / "models.png") as grid:
+        assert np.asarray(grid.convert("L"))[216:, 180:].std() > 1  # a third row of pictures
 
 
 @pytest.mark.parametrize(

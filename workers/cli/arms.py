@@ -1,7 +1,7 @@
 """The arms of a comparison of models: what each draws with, and its run in the store."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import MINIATURE, OpinionsConfig, PrompterConfig, ProposerConfig
@@ -24,7 +24,8 @@ SHORT = ":short"
 
 @dataclass(frozen=True)
 class Arm:
-    """A model under a label. short: it is given a suite's base prompts, not its detailed ones."""
+    """A model under a label; those of one label are measured together, such as a model that was
+    trained from several seeds. short: it is given a suite's base prompts, not its detailed ones."""
 
     label: str
     proposer: ProposerConfig
@@ -34,25 +35,41 @@ class Arm:
 def arms_of(texts: Sequence[str], settings: Settings, store: ObjectStore) -> list[Arm]:
     """Arms as they are given: [LABEL=]base, ensemble, a model of the store, a folder or a hub id.
 
-    With ":short" behind it, an arm draws a suite's base prompts. Raises InputError for fewer than
-    two, for a label that stands there twice, and for a name that nothing has.
+    With ":short" behind it, an arm draws a suite's base prompts; A+B is one arm of two models.
+    Raises InputError for fewer than two, for a label that stands there twice, and for a name that
+    nothing has.
     """
-    arms = [_arm(text, settings, store) for text in texts]
-    if len(arms) < 2:
+    groups = [_group(text, settings, store) for text in texts]
+    if len(groups) < 2:
         raise InputError(
             "a comparison needs two arms or more, such as: ppv evaluate models base ensemble"
         )
-    labels = [arm.label for arm in arms]
+    labels = [group[0].label for group in groups]
     for label in labels:
         if labels.count(label) > 1:
             raise InputError(f"two arms are called {label!r}: call one of them LABEL={label}")
-    return arms
+    if len(groups[0]) > 1:
+        raise InputError(
+            f"arm {labels[0]!r} has {len(groups[0])} models, and the others are compared with it "
+            "picture by picture: put an arm of one model first"
+        )
+    return [arm for group in groups for arm in group]
 
 
-def _arm(text: str, settings: Settings, store: ObjectStore) -> Arm:
+def _group(text: str, settings: Settings, store: ObjectStore) -> list[Arm]:
     label, equals, what = text.partition("=")
     if not equals or "/" in label:
         label, what = "", text
+    several = [what] if Path(what.removesuffix(SHORT)).is_dir() else what.split("+")
+    for one in several:
+        if several.count(one) > 1:
+            raise InputError(f"arm {text!r} has the model {one!r} twice: each counts once")
+    arms = [_arm(one, settings, store) for one in several]
+    label = visible(label) or "+".join(arm.label for arm in arms)
+    return [replace(arm, label=label) for arm in arms]
+
+
+def _arm(what: str, settings: Settings, store: ObjectStore) -> Arm:
     short = what.endswith(SHORT)
     what = what.removesuffix(SHORT)
     own = settings.proposer
@@ -65,7 +82,7 @@ def _arm(text: str, settings: Settings, store: ObjectStore) -> Arm:
     else:
         registry.find(what, fingerprint(own.model, BASE), store)
         chosen = {"route": BASE, "adapter": what}
-    label = label or (Path(what).name if "/" in what else what) + ("-short" if short else "")
+    label = (Path(what).name if "/" in what else what) + ("-short" if short else "")
     return Arm(visible(label), own.model_copy(update=chosen), short)
 
 

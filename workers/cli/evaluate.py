@@ -179,8 +179,9 @@ def models(
         typer.Argument(
             metavar="ARM...",
             help="base, ensemble (each category by its own specialist), a model of the store, a "
-            "folder or a hub id; LABEL=ARM calls it so, and ARM:short draws the suite's base "
-            "prompts instead of its detailed ones.",
+            "folder or a hub id. LABEL=ARM calls it so, LABEL=A+B measures two models together, as "
+            "of one recipe and two seeds, and ARM:short draws the suite's base prompts instead of "
+            "its detailed ones.",
         ),
     ] = None,
     suites: Annotated[
@@ -221,7 +222,7 @@ def models(
             help="The CLIP by which these are compared; by default the miniature's judge.",
         ),
     ] = "",
-    out: Annotated[Path, typer.Option(help="Where models.html and models.json go.")] = Path(
+    out: Annotated[Path, typer.Option(help="Where models.html, .png and .json go.")] = Path(
         "ppv-out/models"
     ),
     resamples: Annotated[

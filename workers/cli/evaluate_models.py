@@ -7,6 +7,7 @@ goes on where the last one stopped, and one arm's pictures serve any comparison.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from pipeline.taxonomy import Taxonomy, load_taxonomy
 from pipeline.types import BASE, BasePrompt
 from storage.progress import Tally
 from storage.runs import RunFolder
+from storage.samples import draw_samples
 from workers import dispatch
 from workers.cli.arms import Arm as Arm
 from workers.cli.arms import arms_of as arms_of
@@ -32,6 +34,7 @@ from workers.cli.model_metrics import Measured, Metrics
 from workers.cli.session import Session
 from workers.cli.show import console, showing
 from workers.fleet import Crew, Watch
+from workers.pages.atomic import replacing
 from workers.pages.models import Gallery, write_models_page
 from workers.pages.wording import count
 
@@ -57,7 +60,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Where an arm's pictures are."""
+    """Where the pictures of an arm, or of one of its models, are."""
 
     arm: Arm
     folder: RunFolder
@@ -67,13 +70,13 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came out.
+    """What came out. drawn: those of one arm stand together.
 
     skipped: metrics that were asked for and could not be had, and why. lacking: pictures of which
     something could not be measured.
     """
 
-    arms: list[Drawn]
+    drawn: list[Drawn]
     suites: dict[str, SuiteFigures]
     galleries: dict[str, Gallery]
     options: Options
@@ -84,8 +87,13 @@ class Evaluated:
     @property
     def complete(self) -> bool:
         """Whether every metric was measured on every picture."""
-        undrawn = any(each.tally.failed or each.tally.missing for each in self.arms)
+        undrawn = any(each.tally.failed or each.tally.missing for each in self.drawn)
         return not self.skipped and not self.lacking and not undrawn
+
+    @property
+    def folders(self) -> dict[str, RunFolder]:
+        """Of each arm's first model, by label."""
+        return _firsts(self.drawn)
 
 
 # Drawing
@@ -181,43 +189,55 @@ class _Doubts:
 def _measure(
     drawn: Sequence[Drawn], suites: Sequence[Suite], options: Options, metrics: Metrics
 ) -> Evaluated:
-    labels = [each.arm.label for each in drawn]
+    labels = list(_firsts(drawn))
     comparisons = {suite.name: Comparison(labels) for suite in suites}
     galleries = {suite.name: Gallery(suite, labels) for suite in suites}
     metrics.load()
     doubts = []
-    for at, each in enumerate(drawn):
-        lines = _lines(each.arm, suites, each.run.taxonomy)
+    for at, (_, models) in enumerate(groupby(drawn, lambda each: each.arm.label)):
         distances = {}
         if metrics.reference:
             distances = {suite.name: metrics.reference.fresh() for suite in suites}
-        doubt = _Doubts()
-        for part in _watched(metrics.measure(each.folder, set(lines)), each):
-            features: dict[str, list[Tensor]] = {}
-            for item in part:
-                figures = figures_of(item.record, item.truth, item.scores)
-                for suite, line, category in lines[item.record.proposal.prompt.base]:
-                    comparisons[suite].add(at, line.prompt, item.record, category, figures)
-                    galleries[suite].add(at, line, item.record, item.truth)
-                    if item.features is not None:
-                        features.setdefault(suite, []).append(item.features)
-                doubt.add(item)
-            for suite, rows in features.items():
-                distances[suite].add(torch.stack(rows))
+        for each in models:
+            lines = _lines(each.arm, suites, each.run.taxonomy)
+            doubt = _Doubts()
+            for part in _watched(metrics.measure(each.folder, set(lines)), each):
+                features: dict[str, list[Tensor]] = {}
+                for item in part:
+                    figures = figures_of(item.record, item.truth, item.scores)
+                    for suite, line, category in lines[item.record.proposal.prompt.base]:
+                        comparisons[suite].add(at, line.prompt, item.record, category, figures)
+                        galleries[suite].add(at, line, item.record, item.truth)
+                        if item.features is not None:
+                            features.setdefault(suite, []).append(item.features)
+                    doubt.add(item)
+                for suite, rows in features.items():
+                    distances[suite].add(torch.stack(rows))
+            doubts.append(doubt)
         for suite, distance in distances.items():
             comparisons[suite].add_whole(at, distance.figures(options.seed), distance.others)
-        doubts.append(doubt)
     return Evaluated(
-        arms=list(drawn),
+        drawn=list(drawn),
         suites={
             name: c.figures(options.resamples, options.seed) for name, c in comparisons.items()
         },
         galleries=galleries,
         options=options,
         skipped=metrics.skipped,
-        notes=[*_notes(drawn, doubts, options, metrics), *_sizes(drawn, galleries)],
+        notes=[
+            *dict.fromkeys(_notes(drawn, doubts, options, metrics)),
+            *_sizes(_firsts(drawn), galleries),
+        ],
         lacking=sum(doubt.lacking for doubt in doubts),
     )
+
+
+def _firsts(drawn: Sequence[Drawn]) -> dict[str, RunFolder]:
+    """The folder of each arm's first model, by label."""
+    folders: dict[str, RunFolder] = {}
+    for each in drawn:
+        folders.setdefault(each.arm.label, each.folder)
+    return folders
 
 
 def _watched(parts: Iterator[list[Measured]], drawn: Drawn) -> Iterable[list[Measured]]:
@@ -285,15 +305,13 @@ _OPTIONS = {
 }
 
 
-def _sizes(drawn: Sequence[Drawn], galleries: Mapping[str, Gallery]) -> Iterator[str]:
+def _sizes(folders: Mapping[str, RunFolder], galleries: Mapping[str, Gallery]) -> Iterator[str]:
     """The arms that draw another size than the first."""
     sizes = {
-        each.arm.label: frozenset().union(
-            *(gallery.sizes(each.arm.label, each.folder) for gallery in galleries.values())
-        )
-        for each in drawn
+        label: frozenset().union(*(each.sizes(label, folder) for each in galleries.values()))
+        for label, folder in folders.items()
     }
-    first = drawn[0].arm.label
+    first = next(iter(folders))
     for label, found in sizes.items():
         if found and sizes[first] and found != sizes[first]:
             yield (
@@ -310,18 +328,22 @@ def _pixels(sizes: Iterable[tuple[int, int]]) -> str:
 
 
 def write(evaluated: Evaluated, out: Path) -> dict[str, Path]:
-    """The page and the figures, in this folder; their paths by what they are."""
+    """The page, the first suite's pictures and the figures, in this folder; their paths by kind."""
     out.mkdir(parents=True, exist_ok=True)
-    paths = {kind: out / f"models.{kind}" for kind in ("html", "json")}
+    paths = {kind: out / f"models.{kind}" for kind in ("html", "png", "json")}
     write_models_page(
-        [(each.arm.label, each.folder) for each in evaluated.arms],
+        list(evaluated.folders.items()),
         evaluated.suites,
         evaluated.galleries,
         [*(f"{BY_NAME[n].title}: skipped, {why}" for n, why in evaluated.skipped.items()),
          *evaluated.notes],
         paths["html"],
     )  # fmt: skip
-    paths["json"].write_text(json.dumps(as_json(evaluated), indent=1) + "\n", "utf-8")
+    first = next(iter(evaluated.galleries.values()))
+    with replacing(paths["png"]) as file:
+        file.write(draw_samples(first.rows(evaluated.folders)))
+    with replacing(paths["json"]) as file:
+        file.write(json.dumps(as_json(evaluated), indent=1).encode() + b"\n")
     return paths
 
 
@@ -329,13 +351,8 @@ def as_json(evaluated: Evaluated) -> dict[str, object]:
     """What programs may read."""
     return {
         "arms": {
-            each.arm.label: {
-                "run": each.folder.name,
-                "short": each.arm.short,
-                "proposers": [ref.title for ref in each.run.proposers],
-                "weights": [ref.hashes for ref in each.run.proposers],
-            }
-            for each in evaluated.arms
+            label: {"models": [_model(each) for each in evaluated.drawn if each.arm.label == label]}
+            for label in evaluated.folders
         },
         "metrics": {metric.name: metric.title for metric in METRICS},
         "suites": {name: asdict(figures) for name, figures in evaluated.suites.items()},
@@ -344,4 +361,13 @@ def as_json(evaluated: Evaluated) -> dict[str, object]:
         "images_per_prompt": evaluated.options.images_per_prompt,
         "resamples": evaluated.options.resamples,
         "seed": evaluated.options.seed,
+    }
+
+
+def _model(drawn: Drawn) -> dict[str, object]:
+    return {
+        "run": drawn.folder.name,
+        "short": drawn.arm.short,
+        "proposers": [ref.title for ref in drawn.run.proposers],
+        "weights": [ref.hashes for ref in drawn.run.proposers],
     }

@@ -27,8 +27,12 @@ from workers.people.shelf import Shelf
 MOST_BYTES = 64 * 1024 * 1024  # of a models.json
 
 
-class _Arm(BaseModel):
+class _Model(BaseModel):
     run: RunName
+
+
+class _Arm(BaseModel):
+    models: list[_Model] = Field(min_length=1)
 
 
 class _Models(BaseModel):
@@ -40,7 +44,7 @@ class _Models(BaseModel):
 
 
 def arms_in(path: Path) -> dict[str, str]:
-    """The runs of a models.json, by label, in its order.
+    """The runs of a models.json, by label, in its order; an arm of several models shows its first.
 
     Raises InputError for a file that cannot be read, or is none.
     """
@@ -60,7 +64,7 @@ def arms_in(path: Path) -> dict[str, str]:
             f"{path} is no models.json of `ppv evaluate models`: "
             f"{where}{': ' if where else ''}{' '.join(first['msg'].split())}"
         ) from None
-    return {label: arm.run for label, arm in models.arms.items()}
+    return {label: arm.models[0].run for label, arm in models.arms.items()}
 
 
 def make_study(

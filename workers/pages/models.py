@@ -1,6 +1,6 @@
 """The page of a comparison of models: figures with intervals, and pictures side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,15 @@ class Gallery:
             if image is not None:
                 found.add(image.size)
         return found
+
+    def rows(self, folders: Mapping[str, RunFolder]) -> Iterator[tuple[str, list[bytes | None]]]:
+        """Each arm's pictures of the prompts that are kept; None for one that cannot be shown."""
+        for at, label in enumerate(self._arms):
+            pictures = [
+                _picture(folders[label], kept[at].record) if at in kept else None
+                for kept in self._kept.values()
+            ]
+            yield label, [each if each and decoded(each) else None for each in pictures]
 
     def strips(self, folders: Mapping[str, RunFolder]) -> "list[Strip]":
         """Of each prompt that is kept, with a place for every arm."""
