@@ -29,8 +29,8 @@ from pipeline.types import (
 MINIATURE = "miniature"
 """The model name that stands for the weights which come with the project."""
 
-BaseUrl = Annotated[str, Field(pattern=r"^(https?://[^@\s]+)?$")]
-"""Of an OpenAI-compatible endpoint; "": OPENAI_BASE_URL's."""
+BaseUrl = Annotated[str, Field(pattern=r"^(https?://[^@?#\s]+)?$")]
+"""Of an OpenAI-compatible endpoint, without a key; "": OPENAI_BASE_URL's."""
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]

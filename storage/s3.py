@@ -31,7 +31,14 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 from pydantic import ConfigDict, Field, SecretStr, field_validator
-from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError, ResponseError
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import (
+    HTTPError,
+    LocationValueError,
+    MaxRetryError,
+    ProtocolError,
+    ResponseError,
+)
 
 from pipeline.errors import InputError
 from pipeline.types import Frozen
@@ -264,10 +271,15 @@ class S3Store:
 
 
 class _Pool(urllib3.PoolManager):
-    """The client reads an error's code only from application/xml; rclone says text/xml."""
+    """The client reads an error's code only from application/xml; rclone says text/xml.
 
-    def urlopen(self, *args: Any, **options: Any) -> urllib3.BaseHTTPResponse:
-        response = super().urlopen(*args, **options)
+    From https, no redirect leads to plain http: each comes by here too.
+    """
+
+    def urlopen(self, method: str, url: str, *args: Any, **options: Any) -> BaseHTTPResponse:
+        if self.connection_pool_kw["ssl_context"] and not url.startswith("https://"):
+            raise LocationValueError(f"it redirects to {url.partition('?')[0]}, without TLS")
+        response = super().urlopen(method, url, *args, **options)
         if response.headers.get("content-type", "").startswith("text/xml"):
             response.headers["content-type"] = "application/xml"
         return response

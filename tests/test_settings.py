@@ -281,3 +281,11 @@ def test_a_ca_file_that_is_none_is_refused_by_its_name(
     assert "tls_ca" in message
     assert "'ca.pem'" in message
     assert reason in message
+
+
+@pytest.mark.parametrize("url", ["https://ppv:hunter2@host/v1", "https://host/v1?key=hunter2"])
+def test_an_endpoint_is_named_without_a_key_for_it_is_frozen_with_the_run(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PPV_PROMPTER__BASE_URL", url)
+    assert "hunter2" not in refusal()

