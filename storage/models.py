@@ -20,7 +20,7 @@ from pipeline.training.card import CARD
 from pipeline.types import Adapter
 from storage.objects import ObjectNotFound, ObjectStore
 
-_NEEDED = {".safetensors", ".json"}  # to draw with it
+_NEEDED = {".safetensors", ".json", ".txt", ".model"}  # to draw with it, and to know its hash
 
 
 class Models:
@@ -73,6 +73,8 @@ class Models:
                 f"no model {adapter.name}@{adapter.version} in {self._store.address}: add it "
                 "again, or start a run with another"
             )
+        from pipeline.proposer.lora_files import weights_of
+
         partial = to.with_name(f".{to.name}-{secrets.token_hex(4)}")
         for inner, sha256 in specialist.files.items():
             if Path(inner).suffix not in _NEEDED:
@@ -86,6 +88,12 @@ class Models:
             file = partial / inner
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
+        # model.json lies in the store too: what was frozen with a run is the hash of the weights.
+        if weights_of(partial) != adapter.weights:
+            shutil.rmtree(partial)
+            raise ModelError(
+                f"model {specialist.reference}: its weights are not those of its name: add it again"
+            )
         try:
             partial.replace(to)
         except OSError:  # another worker was quicker

@@ -159,8 +159,10 @@ def _shown(key: str) -> str:
     return ascii(key if len(key) <= 80 else f"{key[:77]}...")
 
 
-def open_store(url: str, s3: "S3Config | None" = None) -> ObjectStore:
+def open_store(url: str, s3: "S3Config | None" = None, tls_ca: Path | None = None) -> ObjectStore:
     """The store at file:///folder or s3://bucket/prefix; s3 says where the bucket's server is.
+
+    tls_ca: a file of CA certificates that count beside the system's.
 
     A folder or bucket that is absent is made. Raises InputError for any other address, and
     StoreError or one of its kinds if the store cannot be used.
@@ -178,6 +180,6 @@ def open_store(url: str, s3: "S3Config | None" = None) -> ObjectStore:
             )
         from storage.s3 import S3Store
 
-        return S3Store(s3, bucket=bucket, prefix=rest.partition("/")[2].strip("/"))
+        return S3Store(s3, bucket, rest.partition("/")[2].strip("/"), tls_ca)
     shown = f"{scheme}://{rest.rpartition('@')[2]}" if separator else url  # never a password
     raise InputError(f"store URL {shown!r}: use file:///folder or s3://bucket/prefix")
