@@ -169,16 +169,19 @@ def send_missing(
     """
     run = folder.read()
     messages = 0
-    for batch in folder.inputs():
-        bases, prompts = _unfinished(folder, progress, batch)
-        if bases:
-            _wait_for_room(broker, dispatch, while_waiting)
-            canvas.send_prompts(PromptBatch(run=run.name, bases=tuple(bases), again=True))
-            messages += 1
-        for missing in _without_judged(canvas.batches(run, prompts), progress):
-            _wait_for_room(broker, dispatch, while_waiting)
-            canvas.send_proposals([missing])
-            messages += 1
+    with Seen() as described:
+        for base_id in folder.prompted_ids():
+            described.add(base_id)
+        for batch in folder.inputs():
+            bases, prompts = _unfinished(folder, progress, described, batch)
+            if bases:
+                _wait_for_room(broker, dispatch, while_waiting)
+                canvas.send_prompts(PromptBatch(run=run.name, bases=tuple(bases), again=True))
+                messages += 1
+            for missing in _without_judged(canvas.batches(run, prompts), progress):
+                _wait_for_room(broker, dispatch, while_waiting)
+                canvas.send_proposals([missing])
+                messages += 1
     return messages
 
 
@@ -241,13 +244,20 @@ def _forget_written_off(folder: RunFolder, answers: Answers) -> None:
 
 
 def _unfinished(
-    folder: RunFolder, progress: Progress, batch: PromptBatch
+    folder: RunFolder, progress: Progress, described: Seen, batch: PromptBatch
 ) -> tuple[list[BasePrompt], list[DetailedPrompt]]:
-    """The base prompts without detailed prompts, and the detailed prompts of the others."""
+    """The base prompts without detailed prompts, and the detailed prompts of the others.
+
+    No request for a batch that is judged whole. Of one that is not, all are read, so that its
+    proposals fall into the same batches as before.
+    """
     bases: list[BasePrompt] = []
     prompts: list[DetailedPrompt] = []
+    if all(map(progress.is_judged, batch.bases)):
+        return bases, prompts
     for base in batch.bases:
-        stored, failed = folder.read_expansion(base), base.id in progress.failed
+        stored = folder.read_expansion(base) if base.id in described else None
+        failed = base.id in progress.failed
         if stored:
             prompts += stored.prompts
         if not failed and (stored is None or stored.shortfall):

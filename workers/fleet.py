@@ -151,7 +151,10 @@ class Watch:
     def send_missing_until_done(self) -> Tally:
         """Do not wait for a stall: nothing is under way."""
         self.look()
-        dispatch.send_missing(self._folder, self.progress, self._broker, self._dispatch, self.look)
+        if not self._over:
+            dispatch.send_missing(
+                self._folder, self.progress, self._broker, self._dispatch, self.look
+            )
         return self.until_done()
 
     def _look(self, now: float) -> None:
