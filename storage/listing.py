@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 ANSWER = 1000  # keys that S3 gives in one answer
 ANSWERS_A_LOOK = 20
 
-_ANSWERS_A_PART = 4
+_ANSWERS_A_PART = 16
 _DIGITS = 3  # by which a part is divided at once: into 4,096 at most
 
 
