@@ -2,11 +2,11 @@
 
     python -m bench.scale [--bases 1000000] [--json FILE]
 
-1. The million: the product's dispatcher, messages, queues and tasks on a real Redis and real
+1. Two hosts (bench/hosts.py): stages that sleep, on one network namespace and on two.
+2. The million: the product's dispatcher, messages, queues and tasks on a real Redis and real
    Celery workers, with stages that do nothing and a store that counts (bench/counting.py). One
    proposal a base prompt, 64 of them a message. Then the run is resumed when all of it is done,
    and when the half that was written last is gone; what is sent again then is thrown away.
-2. Two hosts (bench/hosts.py): stages that sleep, on one network namespace and on two.
 """
 
 import json
@@ -29,12 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import counting
+from bench.hosts import Elsewhere, Hosts, measure_hosts, why_not
 from bench.pipeline import peak_rss_mb
 from pipeline.types import BasePrompt
 from workers import dispatch
 from workers.broker import QUEUES, Broker
 from workers.embedded import broker_url, services
-from workers.fleet import Crew, Watch, celery_worker
+from workers.fleet import Watch, celery_worker
 from workers.processes import stop_together
 from workers.settings import load_settings, override
 
@@ -90,11 +91,19 @@ def main(
     ] = None,
 ) -> None:
     """Measure, print two tables, and write the figures."""
+    hosts, refused = [], why_not()
+    if refused:
+        out.print(f"two hosts are not measured: {refused}")
+    else:
+        hosts = [_in_a_process(measure_hosts, count)["result"] for count in (1, 2)]
+        show_hosts(hosts)
     million = measure_million(bases, log)
     show(million)
     figures = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         **asdict(million),
+        "two_hosts_vs_one": hosts[1].images_per_s / hosts[0].images_per_s if hosts else None,
+        "hosts": [asdict(each) for each in hosts],
     }
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1))
@@ -133,21 +142,21 @@ def measure_million(bases: int, log: Path | None) -> Million:
         stop_together(workers)
 
         ended = _in_a_process(_resume, RUN)
-        assert ended["sent"] == 0, ended
+        assert ended["result"] == 0, ended
         measured.resume_s, measured.resume_mb = ended["seconds"], ended["mb"]
         for kind in ("prompts", "records"):
             store.forget_half(kind)
         with _throwing_away(client):
             ended = _in_a_process(_resume, RUN)
-        assert ended["sent"], ended
+        assert ended["result"] > 0, ended
         measured.resume_half_s, measured.resume_half_mb = ended["seconds"], ended["mb"]
     return measured
 
 
 def _in_a_process(
-    work: Callable[..., dict[str, float]], *arguments: object, pids: list[int] | None = None
-) -> dict[str, float]:
-    """What `work` returns, done in a fresh process; with that one's seconds and peak memory."""
+    work: Callable[..., Any], *arguments: object, pids: list[int] | None = None
+) -> dict[str, Any]:
+    """The result of `work`, done in a fresh process, with that one's seconds and peak memory."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(there, work, arguments))
@@ -155,44 +164,40 @@ def _in_a_process(
     there.close()
     if pids is not None:
         pids.append(process.pid or 0)
-    ended: dict[str, float] = here.recv()  # EOFError if it died
+    ended: dict[str, Any] = here.recv()  # EOFError if it died
     process.join()
     return ended
 
 
-def _report(
-    pipe: Any, work: Callable[..., dict[str, float]], arguments: tuple[object, ...]
-) -> None:
+def _report(pipe: Any, work: Callable[..., Any], arguments: tuple[object, ...]) -> None:
     started = time.monotonic()
-    ended = work(*arguments)
+    result = work(*arguments)
     seconds = time.monotonic() - started
-    pipe.send(ended | {"seconds": seconds, "mb": peak_rss_mb(os.getpid())})
+    pipe.send({"result": result, "seconds": seconds, "mb": peak_rss_mb(os.getpid())})
 
 
-def _work(count: int, run: str) -> dict[str, float]:
+def _work(count: int, run: str) -> int:
     """As `ppv run` does: enqueue, look, wait until all is done."""
     settings = load_settings()
     broker = Broker(broker_url(settings))
     folder = dispatch.open_run(_store(), settings, run)
-    watch = Watch(folder, settings, broker, _Elsewhere(), _say_nothing)
+    watch = Watch(folder, settings, broker, Elsewhere(), _say_nothing)
     bases = (BasePrompt(text=f"a hand with a mug, number {number}") for number in range(count))
     dispatch.enqueue(folder, bases, broker, settings.dispatch, watch.look)
-    return {"judged": watch.until_done().judged}
+    return watch.until_done().judged
 
 
-def _resume(run: str) -> dict[str, float]:
-    """As `ppv resume` does, until all that is missing has been sent; that is not waited for."""
+def _resume(run: str) -> int:
+    """As `ppv resume` does, until all that is missing has been sent: in so many messages."""
     settings = load_settings()
     broker = Broker(broker_url(settings))
     folder = dispatch.RunFolder(_store(), run)
     dispatch.close_input(folder)
-    watch = Watch(folder, settings, broker, _Elsewhere(), _say_nothing)
+    watch = Watch(folder, settings, broker, Elsewhere(), _say_nothing)
     watch.look()
     if watch.progress.tally.finished:
-        return {"sent": 0}
-    look = watch.look
-    sent = dispatch.send_missing(folder, watch.progress, broker, settings.dispatch, look)
-    return {"sent": sent}
+        return 0
+    return dispatch.send_missing(folder, watch.progress, broker, settings.dispatch, watch.look)
 
 
 def _store() -> counting.CountingStore:
@@ -201,16 +206,6 @@ def _store() -> counting.CountingStore:
 
 def _say_nothing(tally: object) -> None:
     pass
-
-
-class _Elsewhere(Crew):
-    """Workers that somebody else tends."""
-
-    def __init__(self) -> None:
-        pass
-
-    def tend(self) -> bool:
-        return False
 
 
 @contextmanager
@@ -298,6 +293,20 @@ def show(million: Million) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, value)
+    out.print(table)
+
+
+def show_hosts(hosts: list[Hosts]) -> None:
+    table = Table(title="hosts with a worker a queue, stages that sleep")
+    for column in ("hosts", "images/s", "of one", "MB over each cable"):
+        table.add_column(column, justify="right")
+    for each in hosts:
+        table.add_row(
+            f"{each.hosts}",
+            f"{each.images_per_s:.2f}",
+            f"{each.images_per_s / hosts[0].images_per_s:.2f}",
+            " ".join(f"{mb:.0f}" for mb in each.veth_mb),
+        )
     out.print(table)
 
 
