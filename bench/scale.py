@@ -76,6 +76,7 @@ class Million:
     resume_mb: float = 0.0
     resume_half_s: float = 0.0
     resume_half_mb: float = 0.0
+    cpu_us: dict[str, float] = field(default_factory=dict)  # a base prompt, by process
     requests: dict[str, int] = field(default_factory=dict)  # to the store, until all was done
 
     @property
@@ -127,14 +128,20 @@ def measure_million(bases: int, log: Path | None) -> Million:
 
         workers = [celery_worker(settings, queue, "bench.counting") for queue in QUEUES]
         stack.callback(stop_together, workers)
-        pids = [child.pid for child in children] + [each.__enter__().pid for each in workers]
+        for worker in workers:
+            worker.__enter__()
+        pids = {child.name: child.pid for child in (*children, *workers)}
         _in_a_process(_work, 1024, "warm-up")
         warm = store.written("records")
 
         client.config_resetstat()  # and with it the peak
         samples: list[Sample] = []
-        with _sampling(store, warm, pids, samples, log):
-            ended = _in_a_process(_work, bases, RUN, pids=pids)
+        before = {name: _cpu_s([pid]) for name, pid in pids.items()}
+        with _sampling(store, warm, [*pids.values()], samples, log) as sampled:
+            ended = _in_a_process(_work, bases, RUN, pids=sampled)
+        used = {name: _cpu_s([pid]) - before[name] for name, pid in pids.items()}
+        used["dispatcher"] = ended["cpu_s"]
+        measured.cpu_us = {name: seconds / bases * 1e6 for name, seconds in used.items()}
         measured.seconds, measured.dispatcher_mb = ended["seconds"], ended["mb"]
         measured.redis_mb = client.info("memory")["used_memory_peak"] / 2**20
         measured.requests = store.requests()
@@ -173,7 +180,14 @@ def _report(pipe: Any, work: Callable[..., Any], arguments: tuple[object, ...]) 
     started = time.monotonic()
     result = work(*arguments)
     seconds = time.monotonic() - started
-    pipe.send({"result": result, "seconds": seconds, "mb": peak_rss_mb(os.getpid())})
+    pipe.send(
+        {
+            "result": result,
+            "seconds": seconds,
+            "cpu_s": time.process_time(),
+            "mb": peak_rss_mb(os.getpid()),
+        }
+    )
 
 
 def _work(count: int, run: str) -> int:
@@ -215,8 +229,8 @@ def _sampling(
     pids: list[int],
     samples: list[Sample],
     log: Path | None,
-) -> Iterator[None]:
-    """before: records of earlier runs. pids: of whoever works; more may come."""
+) -> Iterator[list[int]]:
+    """before: records of earlier runs. pids: of whoever works; it gives them, to be added to."""
     over, started, cpu = threading.Event(), time.monotonic(), _cpu_s(pids)
 
     def sample() -> None:
@@ -230,7 +244,7 @@ def _sampling(
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
-        yield
+        yield pids
     finally:
         over.set()
         thread.join()
@@ -240,7 +254,10 @@ def _cpu_s(pids: list[int]) -> float:
     """What processes and their children have used of the cores."""
     ticks = 0
     for pid in pids:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except FileNotFoundError:  # it has ended
+            continue
         for each in (pid, *children):
             fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])  # utime, stime
@@ -286,6 +303,9 @@ def show(million: Million) -> None:
         "of each tenth": " ".join(f"{rate:,.0f}" for rate in million.tenths_per_s),
         "last tenth / first": f"{million.last_vs_first:.2f}",
         "the same, by CPU seconds": f"{million.last_vs_first_cpu:.2f}",
+        "CPU of a base prompt": ", ".join(
+            f"{name.removeprefix('worker-')} {us:.0f} us" for name, us in million.cpu_us.items()
+        ),
         "dispatcher at most": f"{million.dispatcher_mb:.0f} MB",
         "Redis at most": f"{million.redis_mb:.1f} MB",
         "resumed when all was done": f"{million.resume_s:.1f} s, {million.resume_mb:.0f} MB",
