@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Hosts:
     hosts: int
     images_per_s: float
     veth_mb: tuple[float, ...]  # that crossed each host's cable, both ways
+    redis_connections: tuple[int, ...]  # of each host's three workers
 
 
 def why_not() -> str:
@@ -101,6 +103,7 @@ def measure_hosts(count: int) -> Hosts:
             hosts=count,
             images_per_s=at_once * ROUNDS * IMAGES_PER_MESSAGE / seconds,
             veth_mb=tuple(map(_crossed_mb, cables)),
+            redis_connections=_connections(broker, address),
         )
 
 
@@ -195,6 +198,12 @@ def _worker(host: int, namespace: str, queue: str, folder: Path) -> Child:
 def _crossed_mb(cable: str) -> float:
     folder = Path("/sys/class/net") / cable / "statistics"
     return sum(int((folder / f"{way}_bytes").read_text()) for way in ("rx", "tx")) / 1e6
+
+
+def _connections(broker: Broker, server: str) -> tuple[int, ...]:
+    """From each address but the server's own, which is ours."""
+    froms = Counter(each["addr"].partition(":")[0] for each in broker.client.client_list())
+    return tuple(count for address, count in froms.items() if address != server)
 
 
 def _ip(*arguments: str) -> None:

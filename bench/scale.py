@@ -318,7 +318,7 @@ def show(million: Million) -> None:
 
 def show_hosts(hosts: list[Hosts]) -> None:
     table = Table(title="hosts with a worker a queue, stages that sleep")
-    for column in ("hosts", "images/s", "of one", "MB over each cable"):
+    for column in ("hosts", "images/s", "of one", "MB over each cable", "connections to Redis"):
         table.add_column(column, justify="right")
     for each in hosts:
         table.add_row(
@@ -326,6 +326,7 @@ def show_hosts(hosts: list[Hosts]) -> None:
             f"{each.images_per_s:.2f}",
             f"{each.images_per_s / hosts[0].images_per_s:.2f}",
             " ".join(f"{mb:.0f}" for mb in each.veth_mb),
+            " ".join(map(str, each.redis_connections)),
         )
     out.print(table)
 
