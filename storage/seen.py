@@ -62,4 +62,5 @@ def _database(columns: str) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode=OFF")
     database.execute("PRAGMA synchronous=OFF")
     database.execute(f"CREATE TABLE seen ({columns}) WITHOUT ROWID")
+    database.execute("BEGIN")  # once and for ever: nobody else reads it, and nothing is kept
     return database
