@@ -52,6 +52,7 @@ class Cost:
     store_bytes: dict[str, dict[str, float]]  # but for the pictures, whose size is the model's
     redis_commands: dict[str, float]  # by name, those in scripts too
     redis_bytes: float  # both ways
+    redis_cpu_us: float
     redis_connections: int  # of three workers and the dispatcher
     idle_commands_per_s: float  # of three workers that have nothing to do
     near_bytes: dict[int, float]  # of Redis, a prompt in the index of near-duplicates, of so many
@@ -133,9 +134,10 @@ def count(bases: int, prompts: int) -> Cost:
             requests=_per(proposals, {name: gate.counts for name, gate in gates.items()}),
             store_bytes=_per(proposals, {name: gate.bytes for name, gate in gates.items()}),
             redis_bytes=spent.pop("bytes"),
+            redis_cpu_us=spent.pop("cpu_us"),
             redis_commands={name: n for name, n in sorted(spent.items()) if n > 0.005},
             redis_connections=connections,
-            idle_commands_per_s=(idle.total() - idle["bytes"]) / IDLE_S,
+            idle_commands_per_s=(idle.total() - idle["bytes"] - idle["cpu_us"]) / IDLE_S,
             near_bytes=_near_bytes(client, prompts),
         )
 
@@ -148,9 +150,13 @@ def _per(proposals: int, counted: dict[str, Counter[str]]) -> dict[str, dict[str
 
 
 def _redis(client: redis.Redis) -> Counter[str]:
-    """What it was told until now: commands by name, and bytes both ways."""
+    """What it was told until now: commands by name, bytes both ways, and its CPU time."""
     stats = client.info("stats")
-    found = Counter[str](bytes=stats["total_net_input_bytes"] + stats["total_net_output_bytes"])
+    used = client.info("cpu")
+    found = Counter[str](
+        bytes=stats["total_net_input_bytes"] + stats["total_net_output_bytes"],
+        cpu_us=round(1e6 * (used["used_cpu_user"] + used["used_cpu_sys"])),
+    )
     for name, each in client.info("commandstats").items():
         # The dispatcher looks at the queues by the clock, and `info` is ours.
         if (command := name.removeprefix("cmdstat_")) not in ("llen", "info"):
@@ -183,7 +189,8 @@ def show(cost: Cost) -> None:
     out.print(table)
     commands = ", ".join(f"{name} {n:.2f}" for name, n in cost.redis_commands.items())
     out.print(
-        f"Redis: {cost.redis_bytes:,.0f} bytes, {sum(cost.redis_commands.values()):.1f} commands "
+        f"Redis: {cost.redis_bytes:,.0f} bytes, {cost.redis_cpu_us:.0f} us of CPU and "
+        f"{sum(cost.redis_commands.values()):.1f} commands "
         f"a proposal ({commands}); {cost.idle_commands_per_s:.1f} commands/s of idle workers; "
         f"{cost.redis_connections} connections"
     )

@@ -4,7 +4,7 @@
 
 1. Two hosts (bench/hosts.py): stages that sleep, on one network namespace and on two.
 2. The million: the product's dispatcher, messages, queues and tasks on a real Redis and real
-   Celery workers, with stages that do nothing and a store that counts (bench/counting.py). One
+   Celery workers, with stages that do nothing and a store that counts (bench/rows.py). One
    proposal a base prompt, 64 of them a message. Then the run is resumed when all of it is done,
    and when the half that was written last is gone; what is sent again then is thrown away.
 """
@@ -28,7 +28,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import counting
+from bench import rows
 from bench.hosts import Elsewhere, Hosts, measure_hosts, why_not
 from bench.pipeline import peak_rss_mb
 from pipeline.types import BasePrompt
@@ -73,8 +73,10 @@ class Million:
     last_vs_first_cpu: float = 0.0  # base prompts a CPU second, which other work hardly changes
     tenths_per_s: list[float] = field(default_factory=list)
     resume_s: float = 0.0
+    resume_cpu_s: float = 0.0
     resume_mb: float = 0.0
     resume_half_s: float = 0.0
+    resume_half_cpu_s: float = 0.0
     resume_half_mb: float = 0.0
     cpu_us: dict[str, float] = field(default_factory=dict)  # a base prompt, by process
     requests: dict[str, int] = field(default_factory=dict)  # to the store, until all was done
@@ -116,7 +118,7 @@ def measure_million(bases: int, log: Path | None) -> Million:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store_folder = Path(folder) / "objects"
         store_folder.mkdir()
-        os.environ[counting.FOLDER] = str(store_folder)
+        os.environ[rows.FOLDER] = str(store_folder)
         os.environ["PPV_STATE_DIR"] = folder
         os.environ["PPV_STORE_URL"] = store_folder.as_uri()  # so that no S3 server is started
         for each in SETTINGS:
@@ -124,9 +126,9 @@ def measure_million(bases: int, log: Path | None) -> Million:
         settings = load_settings()
         children = stack.enter_context(services(settings))
         client = redis.Redis.from_url(broker_url(settings))
-        store = counting.CountingStore(store_folder)
+        store = rows.CountingStore(store_folder)
 
-        workers = [celery_worker(settings, queue, "bench.counting") for queue in QUEUES]
+        workers = [celery_worker(settings, queue, "bench.rows") for queue in QUEUES]
         stack.callback(stop_together, workers)
         for worker in workers:
             worker.__enter__()
@@ -150,13 +152,15 @@ def measure_million(bases: int, log: Path | None) -> Million:
 
         ended = _in_a_process(_resume, RUN)
         assert ended["result"] == 0, ended
-        measured.resume_s, measured.resume_mb = ended["seconds"], ended["mb"]
+        measured.resume_s, measured.resume_cpu_s = ended["seconds"], ended["cpu_s"]
+        measured.resume_mb = ended["mb"]
         for kind in ("prompts", "records"):
             store.forget_half(kind)
         with _throwing_away(client):
             ended = _in_a_process(_resume, RUN)
         assert ended["result"] > 0, ended
-        measured.resume_half_s, measured.resume_half_mb = ended["seconds"], ended["mb"]
+        measured.resume_half_s, measured.resume_half_cpu_s = ended["seconds"], ended["cpu_s"]
+        measured.resume_half_mb = ended["mb"]
     return measured
 
 
@@ -214,8 +218,8 @@ def _resume(run: str) -> int:
     return dispatch.send_missing(folder, watch.progress, broker, settings.dispatch, watch.look)
 
 
-def _store() -> counting.CountingStore:
-    return counting.CountingStore(Path(os.environ[counting.FOLDER]))
+def _store() -> rows.CountingStore:
+    return rows.CountingStore(Path(os.environ[rows.FOLDER]))
 
 
 def _say_nothing(tally: object) -> None:
@@ -224,7 +228,7 @@ def _say_nothing(tally: object) -> None:
 
 @contextmanager
 def _sampling(
-    store: counting.CountingStore,
+    store: rows.CountingStore,
     before: int,
     pids: list[int],
     samples: list[Sample],
@@ -298,7 +302,7 @@ def show(million: Million) -> None:
     table = Table(title=f"{million.bases:,} base prompts, stages that do nothing")
     for column in ("", ""):
         table.add_column(column, justify="right")
-    rows = {
+    lines = {
         "base prompts/s": f"{million.per_s:,.0f}",
         "of each tenth": " ".join(f"{rate:,.0f}" for rate in million.tenths_per_s),
         "last tenth / first": f"{million.last_vs_first:.2f}",
@@ -308,10 +312,12 @@ def show(million: Million) -> None:
         ),
         "dispatcher at most": f"{million.dispatcher_mb:.0f} MB",
         "Redis at most": f"{million.redis_mb:.1f} MB",
-        "resumed when all was done": f"{million.resume_s:.1f} s, {million.resume_mb:.0f} MB",
-        "resumed at half": f"{million.resume_half_s:.1f} s, {million.resume_half_mb:.0f} MB",
+        "resumed when all was done": f"{million.resume_s:.0f} s, {million.resume_cpu_s:.0f} s of "
+        f"CPU, {million.resume_mb:.0f} MB",
+        "resumed at half": f"{million.resume_half_s:.0f} s, {million.resume_half_cpu_s:.0f} s of "
+        f"CPU, {million.resume_half_mb:.0f} MB",
     }
-    for name, value in rows.items():
+    for name, value in lines.items():
         table.add_row(name, value)
     out.print(table)
 
