@@ -15,6 +15,7 @@ from pipeline.types import (
 )
 from storage.progress import Progress
 from storage.runs import RunFolder
+from storage.seen import Seen
 from workers import canvas
 from workers.broker import Broker
 from workers.flight import Batch, Entry, Flight
@@ -29,11 +30,14 @@ def missing(folder: RunFolder, progress: Progress) -> Iterator[Batch]:
     The batches of a message that was lost are the same as before.
     """
     run = folder.read()
-    for batch in folder.inputs():
-        bases, prompts = _unfinished(folder, progress, batch)
-        if bases:
-            yield PromptBatch(run=run.name, bases=tuple(bases), again=True)
-        yield from _without_judged(canvas.batches(run, prompts), progress)
+    with Seen() as described:
+        for base_id in folder.prompted_ids():
+            described.add(base_id)
+        for batch in folder.inputs():
+            bases, prompts = _unfinished(folder, progress, described, batch)
+            if bases:
+                yield PromptBatch(run=run.name, bases=tuple(bases), again=True)
+            yield from _without_judged(canvas.batches(run, prompts), progress)
 
 
 class Resending:
@@ -112,13 +116,20 @@ def _alone(batch: Batch) -> Iterator[Batch]:
 
 
 def _unfinished(
-    folder: RunFolder, progress: Progress, batch: PromptBatch
+    folder: RunFolder, progress: Progress, described: Seen, batch: PromptBatch
 ) -> tuple[list[BasePrompt], list[DetailedPrompt]]:
-    """The base prompts without detailed prompts, and the detailed prompts of the others."""
+    """The base prompts without detailed prompts, and the detailed prompts of the others.
+
+    No request for a batch that is judged whole. Of one that is not, all are read, so that its
+    proposals fall into the same batches as before.
+    """
     bases: list[BasePrompt] = []
     prompts: list[DetailedPrompt] = []
+    if all(map(progress.is_judged, batch.bases)):
+        return bases, prompts
     for base in batch.bases:
-        stored, failed = folder.read_expansion(base), base.id in progress.failed
+        stored = folder.read_expansion(base) if base.id in described else None
+        failed = base.id in progress.failed
         if stored:
             prompts += stored.prompts
         if not failed and (stored is None or stored.shortfall):
