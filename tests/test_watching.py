@@ -187,7 +187,7 @@ def test_watching_a_fleet_ends_quietly_on_ctrl_c(fleet: Watched, busy: dict[str,
         nonlocal shown
         if select.select([screen], [], [], 0.1)[0]:
             with suppress(OSError):  # it has ended
-                shown += os.read(screen, 65536).decode()
+                shown += os.read(screen, 65536).decode(errors="replace")
         return shown
 
     until(lambda: all(queue in read() for queue in ("queue", *QUEUES)), "a table")
