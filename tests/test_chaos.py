@@ -168,10 +168,10 @@ except Retry:
 """
 
 
-def in_a_worker(program: str, redis_url: str, **environment: str) -> str:
-    """What a program prints that runs in a process of its own, as workers do."""
+def in_a_process(program: str, redis_url: str, *arguments: str, **environment: str) -> str:
+    """What a program prints that runs in a process of its own, as workers and commands do."""
     ended = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *arguments],
         env=os.environ | {"PPV_BROKER_URL": redis_url, "PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
@@ -183,7 +183,7 @@ def in_a_worker(program: str, redis_url: str, **environment: str) -> str:
 
 def test_a_task_that_is_sent_again_names_no_time_to_wait_for(redis_url: str) -> None:
     url = redis_url.removesuffix("/0") + "/7"
-    assert in_a_worker(SEND_AGAIN, url) == "sent\n"
+    assert in_a_process(SEND_AGAIN, url) == "sent\n"
     client = redis.Redis.from_url(url)
     (message,) = client.lrange("prompt", 0, -1) + client.lrange("verify", 0, -1)
     client.flushdb()
@@ -219,7 +219,45 @@ def test_a_dead_workers_message_comes_back_though_another_died_while_it_looked_f
 ) -> None:
     url = redis_url.removesuffix("/0") + "/8"
     timeout = {"PPV_DISPATCH__VISIBILITY_TIMEOUT_S": "10"}
-    assert in_a_worker(DIE_WHILE_LOOKING, url, **timeout) == "1\n"
+    assert in_a_process(DIE_WHILE_LOOKING, url, **timeout) == "1\n"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+
+
+FEED_WHILE_THE_STORE_IS_AWAY = """
+import sys, threading
+from pathlib import Path
+from pipeline.types import BasePrompt
+from storage.objects import open_store
+from tests.conftest import RcloneServer
+from workers import dispatch
+from workers.embedded import broker_of
+from workers.settings import load_settings
+
+server, settings = RcloneServer(Path(sys.argv[1])), load_settings()
+server.start()
+folder = dispatch.open_run(open_store("s3://objects", server.config), settings, "fed")
+
+def away():
+    server.kill()
+    threading.Timer(2, server.start).start()
+
+def bases():
+    yield BasePrompt(text="a mug")
+    yield BasePrompt(text="a key")
+    away()
+
+counts = dispatch.enqueue(folder, bases(), broker_of(settings), settings.dispatch)
+print(counts.sent, folder.read().base_prompts)
+server.kill()
+"""
+
+
+def test_an_input_that_ends_while_the_store_is_away_is_enqueued_to_its_end(
+    redis_url: str, tmp_path: Path
+) -> None:
+    url = redis_url.removesuffix("/0") + "/9"
+    assert in_a_process(FEED_WHILE_THE_STORE_IS_AWAY, url, str(tmp_path)) == "2 2\n"
     with redis.Redis.from_url(url) as client:
         client.flushdb()
 
