@@ -26,7 +26,7 @@ from rich.table import Table
 from bench.engine import ROOT, Engine, engine
 
 DOCKER = ROOT / "docker"
-SERVICES = ("redis", "s3", "prompt", "propose", "verify", "flower", "prometheus")
+SERVICES = ("redis", "s3", "prompt", "propose", "verify", "mend", "flower", "prometheus")
 PROMPTS = "a hand holding a red mug\na hand with a blue key\n"
 PATIENCE_S = 300.0
 

@@ -125,7 +125,7 @@ def _settings(place: Path, provider: Provider, s3: bool) -> Settings:
         "PPV_PROMPTER__BASE_URL": provider.url,
         "PPV_PROPOSER__MODEL": str(place / "base"),
         "PPV_VERIFIER__MODEL": str(place / "verifier"),
-        "PPV_DISPATCH__MAX_IMAGE_MESSAGES": "1000000",  # nobody draws
+        "PPV_DISPATCH__IN_FLIGHT": "100000000",  # nobody draws
         "PPV_ENDPOINT__CONCURRENCY": str(CLAIMS),
     }
     _save_tokenizers(place / "base" / "tokenizer", 77)

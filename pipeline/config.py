@@ -32,6 +32,9 @@ MINIATURE = "miniature"
 BaseUrl = Annotated[str, Field(pattern=r"^(https?://[^@?#\s]+)?$")]
 """Of an OpenAI-compatible endpoint, without a key; "": OPENAI_BASE_URL's."""
 
+Priority = Literal["low", "normal", "high"]
+"""How large a run's share of the fleet is beside others': each step counts four times the last."""
+
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -191,6 +194,7 @@ class Run(Frozen):
     opinion_refs: dict[str, ModelRef] = {}  # the weights behind verifier.opinions, by opinion
     versions: dict[str, str]  # of the libraries that shape the pixels and the scores
     created_at: str  # ISO 8601, UTC
+    priority: Priority = "normal"
     base_prompts: int | None = None  # how many there are, once all have been enqueued
     retried: int = 0  # how often failures were forgotten, to be tried again
     spent_before: Usage = Usage()  # on those
@@ -242,6 +246,7 @@ class Run(Frozen):
         mutable: set[str] = {
             "versions",
             "created_at",
+            "priority",
             "base_prompts",
             "retried",
             "spent_before",

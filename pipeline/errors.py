@@ -5,7 +5,6 @@ PpvError
 │   ├── TaxonomyError     a taxonomy file that cannot be read, or names that do not fit it
 │   └── ModelError        a model folder that is missing, holds a pickle, or is of the wrong kind
 ├── ServiceError      broker, store or endpoint cannot be reached: exit code 3, names its address
-├── RunStalled        a run does not end: exit code 1
 ├── TrainingDiverged  a loss is no number any more (pipeline/training/loop.py): exit code 1
 └── ItemError         one item cannot be done: recorded as a failure, the rest goes on
     └── PromptFailed      the prompter has no detailed prompt for a base prompt
@@ -39,10 +38,6 @@ class ModelError(InputError):
 
 class ServiceError(PpvError):
     """A service that cannot be reached; the message names its address, never a secret."""
-
-
-class RunStalled(PpvError):
-    """What a run misses does not come, though it was sent again and again."""
 
 
 class ItemError(PpvError):

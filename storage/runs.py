@@ -9,6 +9,8 @@
     runs/<run>/scores/<metric>/<id>.json     what `ppv evaluate models` measured of some pictures
     runs/<run>/batches/<chunk-id>.json       what was sent to the provider's batches endpoint
 
+    entrusted/<run>                          a run that nobody waits for: the fleet is to finish it
+
 Inputs are kept so that a run can be finished from the store alone, whatever became of the queue.
 """
 
@@ -53,6 +55,11 @@ def run_names(store: ObjectStore) -> list[str]:
     return sorted(name for name in store.folders("runs") if store.exists(f"runs/{name}/run.json"))
 
 
+def entrusted(store: ObjectStore) -> list[str]:
+    """The runs that the fleet is to see through to their end, sorted."""
+    return sorted(key.rpartition("/")[2] for key in store.list("entrusted/"))
+
+
 class SentBatch(Frozen):
     """Requests that went to the provider's batches endpoint as one file."""
 
@@ -95,6 +102,16 @@ class RunFolder:
 
     def write(self, run: Run) -> None:
         self.store.put(self._key("run.json"), run.model_dump_json(indent=1).encode())
+
+    # Who sees it through
+
+    def entrust(self) -> None:
+        """To the fleet, which sends again what gets lost: nobody waits for it here."""
+        self.store.put(f"entrusted/{self.name}", self.name.encode())
+
+    def withdraw(self) -> None:
+        """Undo `entrust`; of a run that is done or cancelled."""
+        self.store.delete(f"entrusted/{self.name}")
 
     # Base prompts
 

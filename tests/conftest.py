@@ -21,6 +21,7 @@ from workers.broker import Broker
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.fleets import Fleet
     from tests.tls import Certificate
     from tests.training import Studio
 
@@ -228,3 +229,12 @@ def browser() -> "Iterator[Browser]":
         launched = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield launched
         launched.close()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator["Fleet"]:
+    """Redis and a store of the test's own, and workers whose stages do nothing."""
+    from tests.fleets import a_fleet
+
+    with a_fleet(tmp_path) as fleet:
+        yield fleet

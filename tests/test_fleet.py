@@ -9,26 +9,27 @@ import pytest
 
 from storage.folder import FolderStore
 from workers import fleet
+from workers.broker import Broker
 from workers.celery import share_cores
 from workers.dispatch import open_run
 from workers.settings import load_settings
 
 
 def test_a_watch_that_was_suspended_for_an_hour_looks_again_soon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broker: Broker, run: str
 ) -> None:
     monkeypatch.setenv("PPV_STATE_DIR", str(tmp_path))
     now = [0.0]
     monkeypatch.setattr("workers.fleet.time", SimpleNamespace(monotonic=lambda: now[0]))
     settings = load_settings()
-    folder = open_run(FolderStore(tmp_path / "store"), settings, "run")
+    folder = open_run(FolderStore(tmp_path / "store"), settings, run)
     shown: list[float] = []
 
     def show(tally: Any) -> None:
         shown.append(now[0])
         now[0] += 3600.0  # while this look is under way
 
-    broker: Any = SimpleNamespace(is_cancelled=lambda run: True)
+    broker.cancel(run)
     watch = fleet.Watch(folder, settings, broker, fleet.Crew(settings), show)
     watch.look()
     watch.look()

@@ -8,6 +8,7 @@ import redis
 from kombu import Connection
 
 from pipeline.errors import InputError, ServiceError
+from tests.fleets import PER_BASE, Fleet, a_fleet, lines
 from tests.place import Place, until
 from tests.rabbitmq import PASSWORD, RabbitServer
 from tests.tiny import save_tiny_pipeline, save_tiny_verifier
@@ -57,6 +58,32 @@ def test_a_run_goes_through_rabbitmq_and_outlives_its_kill_9(
     assert ended.code == 0, ended.err
     status = place.status("rabbit")
     assert (status["expected"], status["missing"], status["failed"]) == (PROPOSALS, 0, 0)
+
+
+@pytest.fixture
+def rabbit_fleet(
+    tmp_path: Path, rabbit: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fleet]:
+    monkeypatch.setenv("PPV_BROKER_URL", rabbit.url)
+    with a_fleet(tmp_path) as fleet:
+        yield fleet
+
+
+def test_what_a_rabbitmq_lost_is_sent_again_and_a_cancelled_run_is_dropped(
+    rabbit_fleet: Fleet, rabbit: RabbitServer
+) -> None:
+    fleet = rabbit_fleet
+    fleet.enqueue("lost", lines(16))
+    with Connection(rabbit.url) as connection:
+        assert connection.default_channel.queue_purge("prompt") == 1
+    fleet.enqueue("gone", lines(16, "bag"))
+    assert fleet.place.ppv("cancel", "gone").code == 0
+    assert fleet.waiting() == 1, "which only a worker can drop"
+    fleet.start(*QUEUES)
+    fleet.start_mender()
+    assert fleet.until_finished("lost").accepted == 16 * PER_BASE
+    assert fleet.waiting() == 0
+    assert fleet.tally("gone").prompted == 0
 
 
 def test_waiting_messages_are_counted_and_a_queue_that_nobody_made_is_empty(

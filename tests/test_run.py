@@ -23,7 +23,7 @@ from storage.runs import RunFolder
 from tests.place import Place, until
 from tests.tiny import save_lora, save_tiny_pipeline, save_tiny_verifier
 from workers.embedded import Embedded, services
-from workers.settings import Settings
+from workers.settings import DispatchConfig, Settings
 
 BASES = [f"a hand with a {color} {thing}" for color in ("red", "blue") for thing in ("mug", "bag")]
 PER_BASE = 4 * 2  # 4 detailed prompts a base prompt and 2 images a prompt, as is the default
@@ -235,10 +235,11 @@ def test_enqueueing_fills_redis_only_up_to_the_window(tmp_path: Path, models: Pa
         embedded = Embedded.model_validate_json((tmp_path / ".ppv" / "embedded.json").read_text())
         queues = stack.enter_context(redis.Redis.from_url(embedded.redis_url))
         feeding = place.start("enqueue", "bases.txt", "--run", "window")
-        until(lambda: queues.llen("prompt") == 16, "a full window")
+        full = DispatchConfig().in_flight // (16 * PER_BASE)  # messages of 16 base prompts
+        until(lambda: queues.llen("prompt") == full, "a full window")
         time.sleep(1)
-        assert queues.llen("prompt") == 16
-        assert len(list(place.run_folder("window").inputs())) == 17  # one is in hand
+        assert queues.llen("prompt") == full
+        assert len(list(place.run_folder("window").inputs())) == full + 1  # one is in hand
         message = json.loads(queues.lindex("prompt", 0))
         assert message["content-type"] == "application/json"
         assert embedded.s3_secret_key not in json.dumps(message)

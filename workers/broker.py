@@ -3,6 +3,8 @@
 All of it is in one Redis. Where the messages go by RabbitMQ, the Redis beside it has the rest.
 """
 
+import base64
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,9 @@ QUEUES = ("prompt", "propose", "verify")
 CANCELLED = "ppv:cancelled"  # a set of run names, one for each run that was stopped by hand
 _REDELIVERED = "ppv:redelivered:"  # a counter for each batch that a worker died on
 _REDELIVERED_TTL_S = 24 * 3600
+
+_HELD, _HELD_INDEX = "unacked", "unacked_index"  # kombu's: messages that a worker has, by tag
+_PAGE = 100  # messages that are read at once
 
 
 class Broker:
@@ -68,7 +73,8 @@ class Broker:
             self._rabbitmq.close()
 
     def ping(self) -> None:
-        """Raises ServiceError, with the address, if nobody answers or the password is wrong."""
+        """Raises ServiceError, with the address, if nobody answers or the password is wrong;
+        InputError for a Redis that would lose messages when it is full."""
         if self._rabbitmq:
             self._rabbitmq.ping()
         what = "Redis" if self._rabbitmq else "broker"
@@ -83,6 +89,13 @@ class Broker:
                 f"no {what} answers at {self.address} ({_reason(error)}): start Redis there, or "
                 f"unset {self._variable} to use the embedded one"
             ) from None
+        with explained(self.address):
+            memory = self._redis.info("memory")
+        if memory.get("maxmemory") and memory["maxmemory_policy"] != "noeviction":
+            raise InputError(
+                f"the Redis at {self.address} drops keys when it is full (maxmemory-policy "
+                f"{memory['maxmemory_policy']}), and messages with them: set noeviction there"
+            )
 
     def depths(self) -> dict[str, int]:
         """Messages that wait in each queue; those that a worker holds are not among them."""
@@ -93,10 +106,47 @@ class Broker:
                 pipe.llen(queue)
             return dict(zip(QUEUES, pipe.execute(), strict=True))
 
+    def holds(self, run: str, *, with_workers: bool = True) -> bool | None:
+        """Whether there is any message of this run; None where a broker does not show that.
+
+        with_workers: those that a worker has count, too, be it alive or not.
+        """
+        if self._rabbitmq:
+            return None
+        with explained(self.address):
+            if any(True for queue in QUEUES for _ in self._waiting(queue, run)):
+                return True
+            return with_workers and any(True for _ in self._held(run))
+
     def cancel(self, run: str) -> None:
-        """Workers drop the run's messages from now on."""
+        """Workers drop the run's messages from now on; those in Redis go at once."""
         with explained(self.address):
             self._redis.sadd(CANCELLED, run)
+            if self._rabbitmq:
+                return
+            for queue in QUEUES:
+                for message in list(self._waiting(queue, run)):
+                    self._redis.lrem(queue, -1, message)
+            # What a worker has goes on, but does not come back if the worker dies.
+            for tag in list(self._held(run)):
+                self._redis.hdel(_HELD, tag)
+                self._redis.zrem(_HELD_INDEX, tag)
+
+    def _waiting(self, queue: str, run: str) -> Iterator[str]:
+        """The run's messages in a queue of Redis, from the newest on.
+
+        Workers take from the other end, so none is passed over while they do.
+        """
+        start = 0
+        while page := self._redis.lrange(queue, start, start + _PAGE - 1):
+            yield from (message for message in map(str, page) if _is_of(message, run))
+            start += _PAGE
+
+    def _held(self, run: str) -> Iterator[str]:
+        """The tags of the run's messages that a worker has."""
+        for tag, held in self._redis.hscan_iter(_HELD, count=_PAGE):
+            if _is_of(held, run):
+                yield tag
 
     def revive(self, run: str) -> None:
         """Undo `cancel`."""
@@ -115,6 +165,18 @@ class Broker:
             pipe.expire(key, _REDELIVERED_TTL_S)
             count: int = pipe.execute()[0]
         return count
+
+
+def _is_of(text: str, run: str) -> bool:
+    """Whether a message, as kombu keeps it, is about this run; a strange one is nobody's."""
+    try:
+        message = json.loads(text)
+        if isinstance(message, list):  # one that a worker has: beside its exchange and queue
+            message = message[0]
+        arguments = json.loads(base64.b64decode(message["body"]))[0]
+        return bool(arguments[0]["run"] == run)
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 @contextmanager

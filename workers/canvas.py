@@ -45,6 +45,14 @@ def _evenly(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
         yield items[len(items) * part // parts : len(items) * (part + 1) // parts]
 
 
+def send(batch: PromptBatch | ProposalBatch) -> None:
+    """Have this worked on, all the way."""
+    if isinstance(batch, PromptBatch):
+        send_prompts(batch)
+    else:
+        send_proposals([batch])
+
+
 def send_prompts(batch: PromptBatch) -> None:
     """Have these base prompts worked on, all the way."""
     shown = f"{batch.run}: {len(batch.bases)} base prompts, {batch.bases[0].text[:60]!r} first"

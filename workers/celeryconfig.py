@@ -17,7 +17,12 @@ except _PpvError as _error:
 # Certificates are verified; Celery by itself would not.
 broker_use_ssl = _tls_options(broker_url, _settings().tls_ca) or False
 
-include = ["workers.prompt", "workers.propose", "workers.verify"]
+include = ["workers.prompt", "workers.propose", "workers.verify", "workers.mend"]
+
+# For the one worker that has --beat; a look that comes late is none.
+beat_schedule = {
+    "mend": {"task": "mend", "schedule": 5.0, "options": {"queue": "mend", "expires": 5.0}}
+}
 
 # JSON only: a pickled message could run code.
 accept_content = ["json"]

@@ -1,7 +1,6 @@
-"""Starting a run, feeding it in a bounded window, and sending again what got lost.
+"""Starting a run, feeding it as fast as it is worked on, and stopping it.
 
-The window keeps Redis small: base prompts are sent only while few messages wait. What is missing is
-worked out from the store, so whatever happens to a queue costs time only.
+What is sent needs a place in the window of workers/flight.py: that keeps Redis small and runs fair.
 """
 
 import importlib.metadata
@@ -16,28 +15,23 @@ from typing import TypeVar
 
 import tenacity
 
-from pipeline.config import Run
+from pipeline.config import Priority, Run
 from pipeline.errors import InputError, ServiceError
 from pipeline.models import fingerprint
 from pipeline.prompter.instructions import load_instructions
 from pipeline.prompter.prices import Price, load_price
 from pipeline.taxonomy import load_taxonomy
-from pipeline.types import (
-    BasePrompt,
-    DetailedPrompt,
-    PromptBatch,
-    Proposal,
-    ProposalBatch,
-)
+from pipeline.types import BasePrompt, PromptBatch
 from pipeline.verifier.operating_point import operating_point
 from pipeline.verifier.opinions import freeze
 from storage.answers import Answers
 from storage.objects import ObjectStore
-from storage.progress import Progress
 from storage.runs import RunFolder, check_run_name
 from storage.seen import Seen
 from workers import canvas
 from workers.broker import Broker
+from workers.flight import Entry, Flight
+from workers.lease import Lease
 from workers.registry import proposers_of
 from workers.settings import DispatchConfig, Settings
 
@@ -45,7 +39,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "celery", "pillow")
 PATIENCE_S = 120.0  # with a store or a broker that is away
 WRITTEN_OFF = 256  # failures whose answers are forgotten together: run.json names these
 
-_POLL_S = 0.05
+_SHORTEST_POLL_S, _LONGEST_POLL_S = 0.05, 0.5
 
 T = TypeVar("T")
 
@@ -57,6 +51,7 @@ class Enqueued:
     sent: int = 0
     duplicates: int = 0  # lines that repeat an earlier one of the same input
     known: int = 0  # that the run had already
+    cancelled: bool = False  # the run was, before the end of the input
 
 
 def new_run(settings: Settings, name: str, store: ObjectStore) -> Run:
@@ -92,9 +87,12 @@ def new_run(settings: Settings, name: str, store: ObjectStore) -> Run:
     return run
 
 
-def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
+def open_run(
+    store: ObjectStore, settings: Settings, name: str, priority: Priority | None = None
+) -> RunFolder:
     """The run of this name, made now if there is none; its endpoint may be used as set now.
 
+    priority: None leaves it as it is.
     Raises InputError if there is one with another configuration, or with other weights, and if the
     prompter's endpoint refuses the key; ServiceError if that endpoint does not answer.
     """
@@ -116,11 +114,12 @@ def open_run(store: ObjectStore, settings: Settings, name: str) -> RunFolder:
                 f"{new!r} now; take another --run name"
             )
         now = {name: getattr(run, name) for name in ("endpoint", "price", "vision_price")}
+        now |= {"priority": priority} if priority else {}
         changed = there.model_copy(update=now)
         if changed != there:
             folder.write(changed)
     else:
-        folder.write(run)
+        folder.write(run.model_copy(update={"priority": priority or run.priority}))
     return folder
 
 
@@ -134,69 +133,73 @@ def enqueue(
     """Send base prompts as fast as they are worked on; those that the run has already, not again.
 
     Memory and Redis stay the same for any number of them. Each batch is written to the store
-    before it is sent.
+    before it is sent. One process at a time feeds a run; another waits for its turn. Ends early
+    if the run is cancelled.
     """
-    counts = Enqueued()
+    counts, run = Enqueued(), folder.read()
     broker.revive(folder.name)
-    with Seen() as known, Seen() as read:
-        for batch in folder.inputs():
-            for base in batch.bases:
-                known.add(base.id)
+    flight = Flight(broker, folder.name)
+    with _feeding(folder, broker) as lease, Seen() as known, Seen() as read:
+
+        def have_turn() -> None:
+            """Whoever fed the run meanwhile, `known` is whole afterwards."""
+            if not _patiently(lease.is_ours, while_waiting):
+                _wait_until(lease.take, while_waiting)
+                _patiently(partial(_learn, folder, known), while_waiting)
+
+        def has_place(batch: PromptBatch) -> bool:
+            entry = flight.enter(run, batch, dispatch.in_flight)
+            counts.cancelled = entry is Entry.CANCELLED
+            return entry is not Entry.FULL
+
+        have_turn()
         fresh = _fresh(bases, known, read, counts)
         while chunk := _take(fresh, dispatch.bases_per_message):
+            have_turn()
+            new = tuple(base for base in chunk if known.add(base.id))
+            counts.known += len(chunk) - len(new)
+            if not new:
+                continue
             if not counts.sent:
                 _set_total(folder, None)  # more is to come than an earlier input held
-            batch = PromptBatch(run=folder.name, bases=chunk)
+            batch = PromptBatch(run=folder.name, bases=new)
             _patiently(partial(folder.write_input, batch), while_waiting)
-            _wait_for_room(broker, dispatch, while_waiting)
+            _wait_until(partial(has_place, batch), while_waiting)
+            if counts.cancelled:
+                return counts
             canvas.send_prompts(batch)
-            counts.sent += len(chunk)
+            counts.sent += len(new)
+        have_turn()
         _set_total(folder, len(known))
     return counts
 
 
-def send_missing(
-    folder: RunFolder,
-    progress: Progress,
-    broker: Broker,
-    dispatch: DispatchConfig,
-    while_waiting: Callable[[], None] = lambda: None,
-) -> int:
-    """Send again what has neither record nor failure; returns how many messages that took.
-
-    To be called when nothing waits in the queues; then the batches are the same as before, and
-    work that is under way after all is done twice but kept once.
-    """
-    run = folder.read()
-    messages = 0
-    for batch in folder.inputs():
-        bases, prompts = _unfinished(folder, progress, batch)
-        if bases:
-            _wait_for_room(broker, dispatch, while_waiting)
-            canvas.send_prompts(PromptBatch(run=run.name, bases=tuple(bases), again=True))
-            messages += 1
-        for missing in _without_judged(canvas.batches(run, prompts), progress):
-            _wait_for_room(broker, dispatch, while_waiting)
-            canvas.send_proposals([missing])
-            messages += 1
-    return messages
+def cancel(folder: RunFolder, broker: Broker) -> None:
+    """Stop what is queued and what would be; `enqueue` and `ppv resume` go on."""
+    broker.cancel(folder.name)
+    Flight(broker, folder.name).clear()
+    folder.withdraw()
 
 
-def close_input(folder: RunFolder) -> bool:
+def close_input(folder: RunFolder, broker: Broker) -> bool:
     """Take what was enqueued for all there is, if reading the input was cut off; say if it was."""
-    if folder.read().base_prompts is not None:
-        return False
-    with Seen() as known:
-        for batch in folder.inputs():
-            for base in batch.bases:
-                known.add(base.id)
-        if not len(known):
-            raise InputError(
-                f"run {folder.name!r} has no base prompts enqueued: ppv run FILE --run "
-                f"{folder.name}"
-            )
-        _set_total(folder, len(known))
+    with _feeding(folder, broker) as lease:
+        if folder.read().base_prompts is not None or not lease.take():
+            return False
+        with Seen() as known:
+            _learn(folder, known)
+            if not len(known):
+                raise InputError(
+                    f"run {folder.name!r} has no base prompts enqueued: ppv run FILE --run "
+                    f"{folder.name}"
+                )
+            _set_total(folder, len(known))
     return True
+
+
+def _feeding(folder: RunFolder, broker: Broker) -> Lease:
+    """Who holds it may add to the run's input."""
+    return Lease(broker, f"ppv:feeding:{folder.name}")
 
 
 def forget_failures(folder: RunFolder) -> int:
@@ -240,21 +243,6 @@ def _forget_written_off(folder: RunFolder, answers: Answers) -> None:
         folder.write(run.model_copy(update={"written_off": ()}))
 
 
-def _unfinished(
-    folder: RunFolder, progress: Progress, batch: PromptBatch
-) -> tuple[list[BasePrompt], list[DetailedPrompt]]:
-    """The base prompts without detailed prompts, and the detailed prompts of the others."""
-    bases: list[BasePrompt] = []
-    prompts: list[DetailedPrompt] = []
-    for base in batch.bases:
-        stored, failed = folder.read_expansion(base), base.id in progress.failed
-        if stored:
-            prompts += stored.prompts
-        if not failed and (stored is None or stored.shortfall):
-            bases.append(base)
-    return bases, prompts
-
-
 def _versions() -> dict[str, str]:
     """Of this installation; one that only enqueues has no torch."""
     versions = {}
@@ -283,20 +271,6 @@ def _paid(run: Run) -> Iterator[tuple[str, Price | None]]:
         yield run.verifier.opinions.vision, run.vision_price
 
 
-def _without_judged(
-    batches: Iterable[ProposalBatch], progress: Progress
-) -> Iterator[ProposalBatch]:
-    """The batches, less the proposals that have a record or a failure."""
-
-    def missing(proposal: Proposal) -> bool:
-        return proposal.id not in progress.judged and proposal.id not in progress.failed
-
-    for batch in batches:
-        rest = [(each.prompt, each.seed) for each in batch.proposals if missing(each)]
-        if rest:
-            yield ProposalBatch.of(batch.run, batch.proposer, batch.sampler, rest, again=True)
-
-
 def _set_total(folder: RunFolder, base_prompts: int | None) -> None:
     """Say how many base prompts the run has; None while they are being enqueued."""
     folder.write(folder.read().model_copy(update={"base_prompts": base_prompts}))
@@ -309,7 +283,7 @@ def _fresh(
     for base in bases:
         if not read.add(base.id):
             counts.duplicates += 1
-        elif not known.add(base.id):
+        elif base.id in known:
             counts.known += 1
         else:
             yield base
@@ -319,19 +293,19 @@ def _take(bases: Iterator[BasePrompt], count: int) -> tuple[BasePrompt, ...]:
     return tuple(islice(bases, count))
 
 
-def _wait_for_room(
-    broker: Broker, dispatch: DispatchConfig, while_waiting: Callable[[], None]
-) -> None:
-    """Until few enough messages wait in the queues."""
-    while True:
-        depths = _patiently(broker.depths, while_waiting)
-        if (
-            depths["prompt"] < dispatch.max_prompt_messages
-            and depths["propose"] + depths["verify"] < dispatch.max_image_messages
-        ):
-            return
+def _learn(folder: RunFolder, known: Seen) -> None:
+    """What base prompts the run has."""
+    for batch in folder.inputs():
+        for base in batch.bases:
+            known.add(base.id)
+
+
+def _wait_until(holds: Callable[[], bool], while_waiting: Callable[[], None]) -> None:
+    pause_s = _SHORTEST_POLL_S
+    while not _patiently(holds, while_waiting):
         while_waiting()
-        time.sleep(_POLL_S)
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
 
 
 def _patiently(work: Callable[[], T], while_waiting: Callable[[], None]) -> T:

@@ -7,22 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import RunStalled, ServiceError
+from pipeline.errors import ServiceError
 from storage.progress import Progress, Tally
 from storage.runs import RunFolder
 from workers import dispatch
 from workers.admission import Admission
 from workers.broker import QUEUES, Broker
 from workers.celery import app
+from workers.flight import Flight
+from workers.lease import Lease
+from workers.mending import Resending
 from workers.processes import Child, stop_together
 from workers.settings import Settings
 
 MAX_PROMPT_PROCESSES = 8
 VERIFY_PROCESSES = 2
 
-_MAX_RESENDS = 5  # in a row, without any progress between them
 _STALL_AFTER_DEATH_S = 2.0
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.3, 20.0
+_PUSH_S = 0.05  # until there may be room again for what is sent again
 
 
 class Crew:
@@ -90,46 +93,55 @@ def flower(settings: Settings, port: int) -> Child:
 
 
 class Watch:
-    """Looks at a run again and again: shows it, tends the crew, has lost work sent again."""
+    """Looks at a run again and again: shows it, tends the crew, has lost work sent again.
+
+    crew: None where the workers are somebody else's.
+    """
 
     def __init__(
         self,
         folder: RunFolder,
         settings: Settings,
         broker: Broker,
-        crew: Crew,
-        show: Callable[[Tally], None],
+        crew: Crew | None = None,
+        show: Callable[[Tally], None] = lambda tally: None,
     ) -> None:
         self.progress = Progress(folder)
         self._folder, self._dispatch = folder, settings.dispatch
         self._broker, self._crew, self._show = broker, crew, show
         run = self.progress.run
+        self._flight = Flight(broker, run.name)
         self._admission = (
             Admission(broker.client, run.name, broker.address) if run.asks_endpoint else None
         )
+        self._mending = Lease(broker, f"ppv:mending:{run.name}")
+        self._resending: Resending | None = None
         self._next_look = 0.0
         self._done, self._changed_at, self._longest_silence_s = -1, time.monotonic(), 0.0
-        self._resends, self._died = 0, False
+        self._doubted = False
         self._away_since: float | None = None
-        self._over = False
+        self.over = False
 
     def look(self) -> None:
         """Count, show, tend, and send again what got lost; cheap to call often.
 
-        Store and broker may be away for a while. Raises ServiceError when they stay away, and
-        RunStalled when what is missing does not come though it was sent again and again.
+        Store and broker may be away for a while. Raises ServiceError when they stay away.
         """
         started = time.monotonic()
-        if started < self._next_look:
+        if started < self._next_look and not self._resending:
             return
         try:
-            self._look(started)
+            if started >= self._next_look:
+                self._look(started)
+            self._push()
             self._away_since = None
         except ServiceError:
             self._away_since = self._away_since or started
             if started - self._away_since > dispatch.PATIENCE_S:
                 raise
-            self._died = self._crew.tend() or self._died
+            self._tend()
+        if started < self._next_look:
+            return
         # A look costs the store a listing; at most a tenth of the time goes into that, unless it
         # took so long since this process was suspended or the store away.
         ended = time.monotonic()
@@ -137,59 +149,101 @@ class Watch:
         self._next_look = ended + min(pause_s, _LONGEST_PAUSE_S)
 
     def doubt(self) -> None:
-        """Take what is missing for lost as soon as the queues are empty."""
-        self._died = True
+        """Take what is missing for lost as soon as no message of the run waits."""
+        self._doubted = True
+        self._changed_at -= _STALL_AFTER_DEATH_S
 
     def until_done(self) -> Tally:
         """Wait until every expected proposal has a record or a failure, or the run is cancelled."""
         while True:
             self.look()
-            if self._over:
+            if self.over:
                 return self.progress.tally
-            time.sleep(max(0.0, self._next_look - time.monotonic()))
+            pause_s = self._next_look - time.monotonic()
+            time.sleep(max(0.0, min(pause_s, _PUSH_S) if self._resending else pause_s))
 
-    def send_missing_until_done(self) -> Tally:
-        """Do not wait for a stall: nothing is under way."""
-        self.look()
-        dispatch.send_missing(self._folder, self.progress, self._broker, self._dispatch, self.look)
-        return self.until_done()
+    def close(self) -> None:
+        """Leave the mending of the run to others."""
+        self._resending = None
+        self._mending.release()
 
     def _look(self, now: float) -> None:
         tally = self.progress.update()
         self._show(tally)
-        self._over = tally.finished or self._broker.is_cancelled(self._folder.name)
-        if self._over:
+        self.over = tally.finished or self._broker.is_cancelled(self._folder.name)
+        if self.over:
+            self._conclude(tally)
             return
-        self._died = self._crew.tend() or self._died
+        self._tend()
         done = tally.prompted + tally.drawn + tally.judged + tally.failed
-        if done != self._done:
-            if self._done >= 0:
-                self._longest_silence_s = max(self._longest_silence_s, now - self._changed_at)
-            self._done, self._changed_at, self._resends = done, now, 0
-        elif tally.enqueued and self._is_stalled(now):
-            self._send_again(tally)
+        if self._done < 0:
+            self._done = done
+        elif done != self._done:
+            self._longest_silence_s = max(self._longest_silence_s, now - self._changed_at)
+            self._done, self._changed_at = done, now
+        if tally.missing and not self._resending and self._is_stalled(now):
+            self._begin_resending()
+
+    def _tend(self) -> None:
+        if self._crew and self._crew.tend():
+            self._doubted = True
+
+    def _conclude(self, tally: Tally) -> None:
+        self.close()
+        if tally.finished:
+            self._flight.clear()
+            self._flight.forget_tries()
 
     def _is_stalled(self, now: float) -> bool:
-        """Nothing waits in a queue or for an endpoint, and nothing has come for longer than a
-        batch takes."""
-        patience_s = max(self._dispatch.stall_s, 3 * self._longest_silence_s)
-        if self._died:
+        """Nothing is under way, and nothing has come for a while."""
+        silence_s = now - self._changed_at
+        doubted, patience_s = self._doubted, self._dispatch.stall_s
+        if doubted:
             patience_s = _STALL_AFTER_DEATH_S
-        return (
-            now - self._changed_at > patience_s
-            and not any(self._broker.depths().values())
-            and not (self._admission and self._admission.is_busy())
-        )
-
-    def _send_again(self, tally: Tally) -> None:
-        if self._resends == _MAX_RESENDS:
-            raise RunStalled(
-                f"{tally.missing} proposals of run {self._folder.name!r} do not come, though they "
-                f"were sent {_MAX_RESENDS} times: look into the workers' logs, then `ppv resume`"
+        if silence_s < patience_s or (self._admission and self._admission.is_busy()):
+            return False
+        # What a worker has is lost with it, and comes back after the visibility timeout, mostly.
+        believed = not doubted and silence_s < 2 * self._dispatch.visibility_timeout_s
+        holds = self._broker.holds(self._folder.name, with_workers=believed)
+        if holds is None:  # a RabbitMQ, which says only how many wait, of all runs
+            batch_s = 0.0 if doubted else 3 * self._longest_silence_s
+            holds = (
+                silence_s < batch_s
+                or any(self._broker.depths().values())
+                or (believed and _workers_have(self._folder.name))
             )
-        dispatch.send_missing(self._folder, self.progress, self._broker, self._dispatch)
-        self._resends, self._died = self._resends + 1, False
+        return not holds
+
+    def _begin_resending(self) -> None:
+        """Unless somebody else does it."""
+        if self._mending.take():
+            self._resending = Resending(self._folder, self.progress, self._broker, self._dispatch)
+        self._doubted = False
         self._changed_at = time.monotonic()
+
+    def _push(self) -> None:
+        if not self._resending:
+            return
+        try:
+            if not self._mending.is_ours():
+                self._resending = None
+            elif self._resending.push():
+                self.close()
+        except ServiceError:
+            self._resending = None  # its place in the store's listing is lost
+            raise
+
+
+def _workers_have(run: str) -> bool:
+    """Whether a worker that answers within a second has a message of this run."""
+    asked = app.control.inspect(timeout=1.0)
+    for answers in (asked.active(), asked.reserved(), asked.scheduled()):
+        for tasks in (answers or {}).values():
+            for task in tasks:
+                match task.get("request", task).get("args"):
+                    case [{"run": name}, *_] if name == run:
+                        return True
+    return False
 
 
 def _consumed() -> set[str]:

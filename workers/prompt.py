@@ -9,6 +9,7 @@ from pipeline.types import BasePrompt, DetailedPrompt, PromptBatch
 from workers import attempts, canvas, resources
 from workers.asking import RunCancelled
 from workers.celery import app
+from workers.flight import Entry
 
 
 @app.task(name="prompt", **attempts.PATIENT)
@@ -26,7 +27,9 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
         return
     prompts = [prompt for prompts in described for prompt in prompts]
     again = batch.again or attempts.is_repeated(task)
-    canvas.send_proposals(canvas.batches(resources.run(batch.run), prompts, again=again))
+    made = list(canvas.batches(resources.run(batch.run), prompts, again=again))
+    if resources.flight(batch.run).move(batch, made) is not Entry.CANCELLED:
+        canvas.send_proposals(made)
 
 
 def _stored_or_failed(run: str, base: BasePrompt, error: InputError) -> tuple[DetailedPrompt, ...]:

@@ -12,6 +12,7 @@ from storage.runs import RunFolder
 from workers import registry
 from workers.broker import Broker
 from workers.embedded import broker_of, store_of
+from workers.flight import Flight
 from workers.settings import settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def folder(run: str) -> RunFolder:
 def run(name: str) -> Run:
     """A run's configuration; frozen, so it is read once."""
     return folder(name).read()
+
+
+@lru_cache(maxsize=64)
+def flight(run: str) -> Flight:
+    return Flight(broker(), run)
 
 
 def describer(name: str) -> "Describer":

@@ -35,8 +35,9 @@ class DispatchConfig(BaseModel, extra="forbid", frozen=True):
     """How much is under way at once, and how long a worker may hold it."""
 
     bases_per_message: Annotated[int, Field(ge=1, le=1024)] = 16
-    max_prompt_messages: Annotated[int, Field(ge=1)] = 16  # waiting in the prompt queue
-    max_image_messages: Annotated[int, Field(ge=1)] = 64  # waiting in propose and verify together
+    in_flight: Annotated[int, Field(ge=1)] = 4096
+    """Proposals under way at once, from their base prompts on; runs share them. A worker holds two
+    messages of proposer.images_per_message, so large fleets want some 200 for each."""
     visibility_timeout_s: Annotated[int, Field(ge=10)] = 1800  # 3 times the longest batch or more
     stall_s: Annotated[float, Field(gt=0)] = 20.0  # nothing new for so long: look for lost work
 

@@ -35,6 +35,11 @@ class Picture:
 def verify(task: Task, message: dict[str, Any]) -> None:
     """Judge a batch of proposals and keep their records, accepted or not."""
     batch = ProposalBatch.model_validate(message)
+    _verify(task, batch)
+    resources.flight(batch.run).leave(batch)
+
+
+def _verify(task: Task, batch: ProposalBatch) -> None:
     folder = resources.folder(batch.run)
     if resources.broker().is_cancelled(batch.run) or folder.has_records(batch):
         return

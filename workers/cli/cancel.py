@@ -4,11 +4,12 @@ from workers.cli import options
 
 
 def cancel(run: options.Run, set_: options.Set = None) -> None:
-    """Stop what is queued: workers drop the run's messages, the rest of the queue goes on.
+    """Stop what is queued: the run's messages leave Redis, or are dropped by the workers.
 
     What is done stays done; `ppv resume` goes on later.
     """
     from storage.runs import RunFolder
+    from workers import dispatch
     from workers.embedded import broker_of, store_of
     from workers.settings import settings
 
@@ -17,5 +18,5 @@ def cancel(run: options.Run, set_: options.Set = None) -> None:
     broker.ping()
     folder = RunFolder(store_of(config), run)
     folder.read()
-    broker.cancel(folder.name)
+    dispatch.cancel(folder, broker)
     print(f"run {folder.name} is cancelled; `ppv resume {folder.name}` goes on with it")

@@ -37,6 +37,13 @@ AnyRun = Annotated[
         metavar="[RUN]", help="The run's name; all runs by default.", callback=_run_name
     ),
 ]
+Priority = Annotated[
+    Literal["low", "normal", "high"] | None,
+    typer.Option(
+        help="The run's share of the fleet beside other runs: each step counts four times the "
+        "last. By default as it was, or normal."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

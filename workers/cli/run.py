@@ -10,6 +10,7 @@ def run(
     name: options.RunName = None,
     out: options.Out = None,
     format: options.InputFormat = None,
+    priority: options.Priority = None,
     set_: options.Set = None,
 ) -> None:
     """Take base prompts through prompt, propose and verify, and export what was accepted.
@@ -21,4 +22,4 @@ def run(
     from workers.inputs import run_name_of
 
     run_name = run_name_of(file) if name is None else name
-    work(file, run_name, out or Path("ppv-out") / run_name, format)
+    work(file, run_name, out or Path("ppv-out") / run_name, format, priority)

@@ -42,16 +42,42 @@ def status(
             progress = Progress(RunFolder(store, name))
             tally = progress.update()
             per_s, eta_s = _pace(progress.run, tally)
+            under_way, share = _under_way(progress.run)
             if as_json:
                 pace = {"judged_per_s": per_s, "eta_s": eta_s}
-                print(json.dumps({"run": name} | tally.as_json() | pace))
+                flight = {"priority": progress.run.priority, "in_flight": under_way, "share": share}
+                print(json.dumps({"run": name} | tally.as_json() | pace | flight))
                 continue
             Console().print(summary(name, tally))
+            if under_way:
+                print(
+                    f"{under_way} proposals are under way, of {share} that may be "
+                    f"(priority {progress.run.priority})"
+                )
             if per_s and eta_s:
                 eta = timedelta(seconds=round(eta_s))
                 print(f"{per_s:.2f} proposals/s since it was made; about {eta} to go")
         if not names and not as_json:
             print(f"no runs in {store.address}")
+
+
+def _under_way(run: "Run") -> tuple[int | None, int | None]:
+    """Proposals that were sent and are not done, and how many of them there may be now.
+
+    None where no broker can be asked: the rest is known without.
+    """
+    from contextlib import closing
+
+    from pipeline.errors import ServiceError
+    from workers.embedded import broker_of
+    from workers.flight import Flight
+    from workers.settings import settings
+
+    try:
+        with closing(broker_of(settings())) as broker:
+            return Flight(broker, run.name).share(run, settings().dispatch.in_flight)
+    except ServiceError:
+        return None, None
 
 
 def _pace(run: "Run", tally: "Tally") -> tuple[float | None, float | None]:

@@ -16,10 +16,13 @@ def up(
     What is configured is used; the rest is started here. Other commands in this folder find it.
     """
     import time
+    from contextlib import suppress
 
+    from pipeline.errors import ServiceError
     from workers.cli.session import session
     from workers.cli.show import console
     from workers.fleet import Crew, flower
+    from workers.mend import Mender
 
     with (
         session() as here,
@@ -33,7 +36,11 @@ def up(
             f"{here.settings.state_dir / 'flower-password'})"
         )
         console.print("workers  one for each of prompt, propose, verify; Ctrl-C ends them all")
+        mender = Mender(here.store, here.broker, here.settings)
         while True:
             dashboard.tend()
-            crew.tend()
+            if crew.tend():
+                mender.doubt()
+            with suppress(ServiceError):  # one that was just started anew
+                mender.look()
             time.sleep(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from pipeline.config import Priority
 from pipeline.types import BasePrompt
 from storage.progress import Tally
 from storage.runs import RunFolder
@@ -20,11 +21,17 @@ from workers.pages.wording import shorten, visible
 _FAILURES_SHOWN = 10
 
 
-def work(file: str, run_name: str, out: Path, format: Format | None = None) -> None:
+def work(
+    file: str,
+    run_name: str,
+    out: Path,
+    format: Format | None = None,
+    priority: Priority | None = None,
+) -> None:
     """Enqueue, work, wait, export. Exits with 1 if something failed."""
     bases = read_bases(file, format)
     with session() as here:
-        folder = dispatch.open_run(here.store, here.settings, run_name)
+        folder = dispatch.open_run(here.store, here.settings, run_name, priority)
         counts, tally = see_through(here, folder, bases)
         _say_what_was_read(counts, tally)
         _conclude(here, folder, tally, out)
@@ -39,6 +46,8 @@ def see_through(
         counts = dispatch.enqueue(
             folder, bases, here.broker, here.settings.dispatch, while_waiting=watch.look
         )
+        if watch.over and counts.sent:  # it was done for a moment, when another had fed it
+            watch = Watch(folder, here.settings, here.broker, crew, show)
         if counts.known:  # an earlier call was cut off, and its messages may be gone
             watch.doubt()
         return counts, watch.until_done()
@@ -48,7 +57,7 @@ def finish(run_name: str, out: Path, *, failed: bool) -> None:
     """Go on with what is missing, for `ppv resume`; with what failed, too, if asked."""
     with session() as here:
         folder = RunFolder(here.store, run_name)
-        if dispatch.close_input(folder):
+        if dispatch.close_input(folder, here.broker):
             console.print(
                 "the input was not read to its end; this goes on with what was enqueued, and the "
                 "same `ppv run` again takes the rest"
@@ -56,11 +65,13 @@ def finish(run_name: str, out: Path, *, failed: bool) -> None:
         here.broker.revive(folder.name)
         with showing() as show, Crew(here.settings, here.children) as crew:
             watch = Watch(folder, here.settings, here.broker, crew, show)
-            tally = watch.send_missing_until_done()
+            watch.doubt()
+            tally = watch.until_done()
             if failed and dispatch.forget_failures(folder):
                 # Only now, that nothing is under way: a batch must not change while it is.
                 watch = Watch(folder, here.settings, here.broker, crew, show)
-                tally = watch.send_missing_until_done()
+                watch.doubt()
+                tally = watch.until_done()
         _conclude(here, folder, tally, out)
 
 

@@ -1,0 +1,98 @@
+"""What gets lost on the way, found missing and sent again with nobody watching."""
+
+from tests.fleets import IN_FLIGHT, PER_BASE, Fleet, lines
+from tests.place import until
+from workers.broker import QUEUES
+from workers.flight import Flight
+
+
+def test_a_run_finishes_though_messages_were_lost_and_nobody_watches(fleet: Fleet) -> None:
+    fleet.enqueue("lost", lines(32))
+    assert fleet.waiting() == 2
+    fleet.broker.client.delete("prompt")
+    fleet.start_mender()
+    fleet.start(*QUEUES)
+    tally = fleet.until_finished("lost")
+    assert (tally.accepted, tally.failed) == (32 * PER_BASE, 0)
+    until(lambda: not fleet.broker.client.keys("ppv:flight:*"), "nothing under way")
+    until(lambda: not list(fleet.store.list("entrusted/")), "nothing entrusted")
+
+
+def test_a_fleet_without_workers_loses_and_fails_nothing(fleet: Fleet) -> None:
+    fleet.enqueue("absent", lines(32))
+    waiting = fleet.broker.client.lrange("prompt", 0, -1)
+    fleet.enqueue("lost", lines(1))
+    fleet.broker.client.lpop("prompt")  # the newest
+    fleet.start_mender()
+    until(lambda: fleet.waiting() == 3, "what was lost, sent again: the mender has looked")
+    assert fleet.broker.client.lrange("prompt", 1, -1) == waiting
+    assert not list(fleet.folder("absent").failed_ids())
+
+
+def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -> None:
+    fleet.start(*QUEUES, loses="poison")
+    fleet.start_mender()
+    one_each = ("--set", "prompter.prompts_per_base=1", "--set", "proposer.images_per_prompt=1")
+    fleet.enqueue("poison", [*lines(3), "a hand with poison"], *one_each)
+    tally = fleet.until_finished("poison")
+    assert (tally.accepted, tally.failed) == (3, 1)
+    folder = fleet.folder("poison")
+    (failure,) = map(folder.read_failure, folder.failed_ids())
+    assert failure.subject == "a hand with poison"
+    assert "sent 4 times, and nothing came of it" in failure.error
+
+
+def test_a_redis_that_is_wiped_in_mid_run_costs_time_only(fleet: Fleet) -> None:
+    workers = fleet.start(*QUEUES, propose_s=0.5)
+    fleet.start_mender()
+    fleet.feed("wiped", lines(160))
+    until(lambda: fleet.tally("wiped").judged > 0, "first records")
+    fleet.broker.client.flushall()
+    tally = fleet.until_finished("wiped")
+    assert (tally.accepted, tally.failed) == (160 * PER_BASE, 0)
+    assert all(worker.alive for worker in workers)
+
+
+def test_a_full_window_of_lost_messages_does_not_stop_whoever_feeds(fleet: Fleet) -> None:
+    fleet.feed("leaked", lines(160))
+    until(lambda: fleet.waiting() == IN_FLIGHT / (16 * PER_BASE), "a full window")
+    fleet.broker.client.delete("prompt")
+    fleet.start(*QUEUES)
+    tally = fleet.until_finished("leaked")
+    assert tally.accepted == 160 * PER_BASE
+
+
+def test_two_enqueue_the_same_run_at_once_and_nothing_is_lost_or_done_twice(fleet: Fleet) -> None:
+    """Each has base prompts that the other has not, and some that it has."""
+    everything = lines(400)
+    pair = [fleet.feed("both", part) for part in (everything[:300], everything[100:])]
+    fleet.start(*QUEUES)
+    until(lambda: all(process.poll() is not None for process in pair), "both")
+    assert [process.returncode for process in pair] == [0, 0]
+    sent = [base.text for batch in fleet.folder("both").inputs() for base in batch.bases]
+    assert sorted(sent) == sorted(everything)
+    assert fleet.folder("both").read().base_prompts == 400
+    assert fleet.until_finished("both").accepted == 400 * PER_BASE
+
+
+def test_another_feeds_on_when_the_first_was_killed(fleet: Fleet) -> None:
+    first = fleet.feed("killed", lines(160))
+    until(lambda: fleet.waiting() > 0, "a first message")
+    first.kill()
+    fleet.start(*QUEUES)
+    fleet.start_mender()
+    fleet.enqueue("killed", lines(160))
+    assert fleet.until_finished("killed").accepted == 160 * PER_BASE
+
+
+def test_what_is_under_way_is_counted_over_all_stages(fleet: Fleet) -> None:
+    """A verifier that nobody runs stops the sending, not the filling of Redis."""
+    fleet.start("prompt", "propose")
+    fleet.feed("slow", lines(400))
+    flight = Flight(fleet.broker, "slow")
+    full = IN_FLIGHT // 64
+    until(lambda: fleet.broker.depths() == {"prompt": 0, "propose": 0, "verify": full}, "a window")
+    assert flight.share(fleet.folder("slow").read(), IN_FLIGHT) == (IN_FLIGHT, IN_FLIGHT)
+    assert len(list(fleet.folder("slow").inputs())) == IN_FLIGHT // (16 * PER_BASE) + 1
+    fleet.start("verify")
+    assert fleet.until_finished("slow").accepted == 400 * PER_BASE

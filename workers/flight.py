@@ -1,0 +1,110 @@
+"""What is under way of each run, so that queues stay short and runs share the fleet.
+
+    ppv:flight          the runs that have something under way, or something to send
+    ppv:flight:<run>    its messages under way, each with the proposals that it stands for
+    ppv:tries:<run>     how often messages that were lost have been sent again
+
+A message is under way from when it is sent until its work is stored, over all three stages: a
+prompt message stands for the proposals that it will become. All runs together may have a window of
+proposals under way (`dispatch.in_flight`), of which each has its share by its priority. So a slow
+verifier slows the sending, not the filling of Redis. Every decision is one call of flight.lua.
+
+What is counted here is nobody's truth: it may be wiped, and what is lost while it is counted is
+found out by the watch (workers/fleet.py), which begins the count anew.
+"""
+
+from collections.abc import Iterable
+from enum import Enum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.config import Run
+from pipeline.types import PromptBatch, ProposalBatch
+from workers.broker import CANCELLED, Broker, explained
+
+RUNS = "ppv:flight"
+WEIGHTS = {"low": 1, "normal": 4, "high": 16}
+
+_TRIES_TTL_S = 24 * 3600
+
+Batch = PromptBatch | ProposalBatch
+
+
+class Entry(Enum):
+    """What became of a message that wants to be sent."""
+
+    ENTERED = 0
+    FULL = 1  # the run has its share under way: ask again
+    THERE = 2  # it is under way already
+    CANCELLED = 3  # nothing of the run is to be sent any more
+
+
+class Share(NamedTuple):
+    """Proposals under way, and how many of them there may be."""
+
+    under_way: int
+    share: int
+
+
+class Flight:
+    """One run's messages under way. Every verb raises ServiceError where Redis is away."""
+
+    def __init__(self, broker: Broker, run: str) -> None:
+        self._redis, self._address = broker.client, broker.address
+        self._run = run
+        self._tries = f"ppv:tries:{run}"
+        self._script = self._redis.register_script(_source())
+
+    def enter(self, run: Run, batch: Batch, window: int) -> Entry:
+        """Count a message as under way, if there is room for it; then it is to be sent.
+
+        window: the proposals that all runs together may have under way.
+        """
+        arguments = window, WEIGHTS[run.priority], batch.id, proposals_of(run, batch)
+        return Entry(self._call("enter", *arguments))
+
+    def move(self, done: PromptBatch, made: Iterable[ProposalBatch]) -> Entry:
+        """A prompt message has become others, which are to be sent unless the run is cancelled."""
+        pairs = (part for batch in made for part in (batch.id, len(batch.proposals)))
+        return Entry(self._call("move", done.id, *pairs))
+
+    def leave(self, done: ProposalBatch) -> None:
+        """The work of a message is stored."""
+        self._call("move", done.id)
+
+    def share(self, run: Run, window: int) -> Share:
+        return Share(*self._call("share", window, WEIGHTS[run.priority]))
+
+    def clear(self) -> None:
+        """What was under way is lost."""
+        with explained(self._address):
+            self._redis.delete(f"{RUNS}:{self._run}")
+
+    def count_try(self, batch: Batch) -> int:
+        """How often this message has been lost, this time included."""
+        with explained(self._address), self._redis.pipeline() as pipe:
+            pipe.hincrby(self._tries, batch.id, 1)
+            pipe.expire(self._tries, _TRIES_TTL_S)
+            count: int = pipe.execute()[0]
+        return count
+
+    def forget_tries(self) -> None:
+        with explained(self._address):
+            self._redis.delete(self._tries)
+
+    def _call(self, verb: str, *arguments: str | int) -> Any:
+        with explained(self._address):
+            return self._script(keys=[RUNS, CANCELLED], args=[verb, self._run, *arguments])
+
+
+def proposals_of(run: Run, batch: Batch) -> int:
+    """How many a message stands for."""
+    if isinstance(batch, ProposalBatch):
+        return len(batch.proposals)
+    return len(batch.bases) * run.proposals_per_base
+
+
+@lru_cache(maxsize=1)
+def _source() -> str:
+    return Path(__file__).with_name("flight.lua").read_text()

@@ -1,0 +1,139 @@
+"""What a run misses, sent again; and what never comes, put on record as failed.
+
+Worked out from the store alone. Redis counts how often each message was lost, so that it ends.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from pipeline.types import (
+    BasePrompt,
+    DetailedPrompt,
+    Failure,
+    PromptBatch,
+    Proposal,
+    ProposalBatch,
+)
+from storage.progress import Progress
+from storage.runs import RunFolder
+from workers import canvas
+from workers.broker import Broker
+from workers.flight import Batch, Entry, Flight
+from workers.settings import DispatchConfig
+
+RESENDS = 3  # of one message, after which its items go alone; and of one alone
+
+
+def missing(folder: RunFolder, progress: Progress) -> Iterator[Batch]:
+    """What has neither record nor failure, in the messages that it takes; a stream.
+
+    The batches of a message that was lost are the same as before.
+    """
+    run = folder.read()
+    for batch in folder.inputs():
+        bases, prompts = _unfinished(folder, progress, batch)
+        if bases:
+            yield PromptBatch(run=run.name, bases=tuple(bases), again=True)
+        yield from _without_judged(canvas.batches(run, prompts), progress)
+
+
+class Resending:
+    """Sends what is missing as there is room for it; to be begun when nothing is under way.
+
+    Work that is under way after all is done twice but kept once. A message that is lost again and
+    again is taken apart, and what is lost even alone is given up, so that the rest goes on.
+    """
+
+    def __init__(
+        self, folder: RunFolder, progress: Progress, broker: Broker, dispatch: DispatchConfig
+    ) -> None:
+        self._folder, self._run, self._window = folder, folder.read(), dispatch.in_flight
+        self._flight = Flight(broker, folder.name)
+        self._flight.clear()
+        self._batches = self._within_tries(missing(folder, progress))
+        self._next: Batch | None = None
+
+    def push(self) -> bool:
+        """Send as much as there is room for; True when nothing is left to be sent.
+
+        Raises ServiceError where store or broker is away: begin anew.
+        """
+        while batch := self._next or next(self._batches, None):
+            self._next = batch
+            match self._flight.enter(self._run, batch, self._window):
+                case Entry.FULL:
+                    return False
+                case Entry.CANCELLED:
+                    return True
+                case Entry.ENTERED:
+                    canvas.send(batch)
+            self._next = None
+        return True
+
+    def _within_tries(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if (lost := self._flight.count_try(batch)) <= RESENDS:
+                yield batch
+            elif len(alone := list(_alone(batch))) == 1:
+                self._give_up(batch, lost)
+            else:
+                yield from self._within_tries(alone)
+
+    def _give_up(self, batch: Batch, lost: int) -> None:
+        """A message of one item."""
+        (item,) = batch.bases if isinstance(batch, PromptBatch) else batch.proposals
+        error = f"sent {lost} times, and nothing came of it: look into the workers' logs"
+        if isinstance(item, BasePrompt):
+            stage, subject, proposals = "prompt", item.text, self._run.proposals_per_base
+        else:
+            drawn = self._folder.has_image(item.id)
+            stage, subject, proposals = "verify" if drawn else "propose", item.prompt.text, 1
+        self._folder.write_failure(
+            Failure(
+                id=item.id,
+                stage=stage,
+                subject=subject,
+                error=error,
+                tries=lost,
+                proposals=proposals,
+            )
+        )
+
+
+def _alone(batch: Batch) -> Iterator[Batch]:
+    """Each item of a message in one of its own."""
+    if isinstance(batch, PromptBatch):
+        for base in batch.bases:
+            yield batch.model_copy(update={"bases": (base,)})
+        return
+    for each in batch.proposals:
+        pair = (each.prompt, each.seed)
+        yield ProposalBatch.of(batch.run, batch.proposer, batch.sampler, [pair], again=True)
+
+
+def _unfinished(
+    folder: RunFolder, progress: Progress, batch: PromptBatch
+) -> tuple[list[BasePrompt], list[DetailedPrompt]]:
+    """The base prompts without detailed prompts, and the detailed prompts of the others."""
+    bases: list[BasePrompt] = []
+    prompts: list[DetailedPrompt] = []
+    for base in batch.bases:
+        stored, failed = folder.read_expansion(base), base.id in progress.failed
+        if stored:
+            prompts += stored.prompts
+        if not failed and (stored is None or stored.shortfall):
+            bases.append(base)
+    return bases, prompts
+
+
+def _without_judged(
+    batches: Iterable[ProposalBatch], progress: Progress
+) -> Iterator[ProposalBatch]:
+    """The batches, less the proposals that have a record or a failure."""
+
+    def is_missing(proposal: Proposal) -> bool:
+        return proposal.id not in progress.judged and proposal.id not in progress.failed
+
+    for batch in batches:
+        rest = [(each.prompt, each.seed) for each in batch.proposals if is_missing(each)]
+        if rest:
+            yield ProposalBatch.of(batch.run, batch.proposer, batch.sampler, rest, again=True)
