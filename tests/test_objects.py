@@ -32,15 +32,17 @@ from storage.objects import (
     StoreUnreachable,
     open_store,
 )
+from storage.patient import PatientStore
 from storage.s3 import SEAL, S3Config
 from tests.conftest import RcloneServer
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "patient", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """An empty store of each kind."""
-    if request.param == "folder":
-        return open_store((tmp_path / "store").as_uri())
+    if request.param != "s3":
+        store = open_store((tmp_path / "store").as_uri())
+        return PatientStore(store, 1) if request.param == "patient" else store
     s3: S3Config = request.getfixturevalue("s3_server")
     return open_store(f"s3://objects/{secrets.token_hex(4)}", s3)
 
@@ -368,6 +370,33 @@ def test_a_server_that_goes_away_is_said_to_be_unreachable(own_s3_server: Rclone
         list(store.list(""))
     own_s3_server.start()
     assert store.get("a") == b"value"
+
+
+def test_a_patient_store_waits_for_a_server_to_come_back(own_s3_server: RcloneServer) -> None:
+    store = PatientStore(open_store("s3://objects", own_s3_server.config), 30)
+    own_s3_server.kill()
+    with ThreadPoolExecutor() as threads:
+        put = threads.submit(store.put, "a", b"value")
+        with pytest.raises(TimeoutError):
+            put.result(1)
+        own_s3_server.start()
+        put.result(30)
+    for verb in _verbs(store, "a"):
+        own_s3_server.kill()
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(verb)
+            own_s3_server.start()
+            waiting.result(30)
+
+
+def test_a_patient_store_gives_up_when_its_patience_is_over(own_s3_server: RcloneServer) -> None:
+    store = PatientStore(open_store("s3://objects", own_s3_server.config), 0.5)
+    own_s3_server.kill()
+    start = time.monotonic()
+    with pytest.raises(StoreUnreachable, match=own_s3_server.config.endpoint):
+        store.put("a", b"value")
+    assert 0.4 < time.monotonic() - start < 15
+    own_s3_server.start()
 
 
 def test_https_to_a_plain_server_says_how_to_write_the_endpoint(s3_server: S3Config) -> None:

@@ -161,7 +161,8 @@ def enqueue(
             if not new:
                 continue
             if not counts.sent:
-                _set_total(folder, None)  # more is to come than an earlier input held
+                # More is to come than an earlier input held.
+                _patiently(partial(_set_total, folder, None), while_waiting)
             batch = PromptBatch(run=folder.name, bases=new)
             _patiently(partial(folder.write_input, batch), while_waiting)
             _wait_until(partial(has_place, batch), while_waiting)
@@ -170,7 +171,7 @@ def enqueue(
             canvas.send_prompts(batch)
             counts.sent += len(new)
         have_turn()
-        _set_total(folder, len(known))
+        _patiently(partial(_set_total, folder, len(known)), while_waiting)
     return counts
 
 

@@ -5,9 +5,9 @@ from typing import Any
 from celery import Task
 from celery.utils.log import get_task_logger
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelNotHere
 from pipeline.types import BasePrompt, DetailedPrompt, PromptBatch
-from workers import attempts, canvas, logs, metrics, resources
+from workers import attempts, canvas, logs, metrics, refusal, resources
 from workers.asking import RunCancelled
 from workers.celery import app
 from workers.flight import Entry
@@ -16,9 +16,10 @@ logger = get_task_logger(__name__)
 
 
 @app.task(name="prompt", **attempts.PATIENT)
+@attempts.patiently
 def prompt(task: Task, message: dict[str, Any]) -> None:
     """Have each base prompt described in detail, and send what is to be drawn."""
-    batch = PromptBatch.model_validate(message)
+    batch = refusal.admit(PromptBatch, message)
     logs.about(batch.run, batch.id)
     if resources.broker().is_cancelled(batch.run):
         return
@@ -26,7 +27,9 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
         describer = resources.describer(batch.run)
         with metrics.at_work("prompt", len(batch.bases)):
             described = list(resources.askers().map(describer.describe, batch.bases))
-    except InputError as error:  # a wrong key or model, or this machine lacks a tokenizer
+    except ModelNotHere:
+        raise
+    except InputError as error:  # a wrong key or model
         described = [_stored_or_failed(batch.run, base, error) for base in batch.bases]
     except RunCancelled:
         return

@@ -9,7 +9,7 @@ from celery.utils.log import get_task_logger
 
 from pipeline.pictures import encode
 from pipeline.types import Proposal, ProposalBatch
-from workers import attempts, logs, metrics, resources
+from workers import attempts, logs, metrics, refusal, resources
 from workers.celery import app
 
 logger = get_task_logger(__name__)
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 @app.task(name="propose", **attempts.PATIENT)
+@attempts.patiently
 def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
     """Draw what the store does not have yet; the same batch goes on to the verifier."""
-    batch = ProposalBatch.model_validate(message)
+    batch = refusal.admit(ProposalBatch, message)
     logs.about(batch.run, batch.id)
     if resources.broker().is_cancelled(batch.run):
         return message

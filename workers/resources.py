@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import ProposerConfig, Run, VerifierConfig
 from pipeline.types import Adapter, ModelRef
+from storage.objects import ObjectStore
+from storage.patient import PatientStore, patiently
 from storage.runs import RunFolder
 from workers import metrics, registry
 from workers.broker import Broker
@@ -21,15 +23,24 @@ if TYPE_CHECKING:
     from pipeline.verifier.vilt import Verifier
     from workers.describing import Describer
 
+STORE_PATIENCE_S = 60.0  # after which a message is handed back, to be sent again later
+
 
 @lru_cache(maxsize=1)
 def broker() -> Broker:
     return broker_of(settings())
 
 
+@lru_cache(maxsize=1)
+def store() -> ObjectStore:
+    """Waited for in place, but not until the message in hand is taken for a dead worker's."""
+    patience_s = min(STORE_PATIENCE_S, settings().dispatch.visibility_timeout_s / 2)
+    return PatientStore(patiently(lambda: store_of(settings()), patience_s), patience_s)
+
+
 @lru_cache(maxsize=64)
 def folder(run: str) -> RunFolder:
-    return RunFolder(store_of(settings()), run)
+    return RunFolder(store(), run)
 
 
 @lru_cache(maxsize=64)
@@ -104,7 +115,7 @@ def warm_up() -> None:
 
 def adapter_folder(adapter: Adapter) -> Path:
     """Where an adapter's files are on this machine; fetched from the store if need be."""
-    return registry.folder_of(adapter, store_of(settings()), settings().state_dir / "models")
+    return registry.folder_of(adapter, store(), settings().state_dir / "models")
 
 
 def verifier(config: VerifierConfig, ref: ModelRef) -> "Verifier":

@@ -13,7 +13,7 @@ from pipeline.pictures import decode, sha256
 from pipeline.types import Proposal, ProposalBatch, Record
 from storage.objects import ObjectNotFound
 from storage.runs import RunFolder
-from workers import attempts, logs, metrics, resources
+from workers import attempts, logs, metrics, refusal, resources
 from workers.asking import RunCancelled
 from workers.celery import app
 
@@ -35,9 +35,10 @@ class Picture:
 
 
 @app.task(name="verify", **attempts.PATIENT)
+@attempts.patiently
 def verify(task: Task, message: dict[str, Any]) -> None:
     """Judge a batch of proposals and keep their records, accepted or not."""
-    batch = ProposalBatch.model_validate(message)
+    batch = refusal.admit(ProposalBatch, message)
     logs.about(batch.run, batch.id)
     _verify(task, batch)
     resources.flight(batch.run).leave(batch)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipeline.config import Run
     from storage.objects import ObjectStore
     from storage.progress import Tally
+    from workers.waiting import Wait
 
 
 def status(
@@ -47,11 +48,13 @@ def status(
             progress = Progress(RunFolder(store, name))
             tally = progress.update()
             per_s, eta_s = _pace(progress.run, tally)
-            under_way, share = _under_way(progress.run)
+            under_way, share, waits, refused = _from_the_broker(progress.run)
             if as_json:
                 pace = {"judged_per_s": per_s, "eta_s": eta_s}
                 flight = {"priority": progress.run.priority, "in_flight": under_way, "share": share}
-                print(json.dumps({"run": name} | tally.as_json() | pace | flight))
+                waiting = [{"reason": each.reason, "workers": len(each.workers)} for each in waits]
+                said = {"waiting": waiting, "refused": refused}
+                print(json.dumps({"run": name} | tally.as_json() | pace | flight | said))
                 continue
             Console().print(summary(name, tally))
             if under_way:
@@ -59,6 +62,10 @@ def status(
                     f"{under_way} proposals are under way, of {share} that may be "
                     f"(priority {progress.run.priority})"
                 )
+            for each in waits:
+                print(each.line)
+            if refused:
+                print(f"{refused} messages were refused; `ppv doctor` says why")
             if per_s and eta_s:
                 eta = timedelta(seconds=round(eta_s))
                 print(f"{per_s:.2f} proposals/s since it was made; about {eta} to go")
@@ -83,23 +90,27 @@ def _watch(store: "ObjectStore", run: str | None) -> None:
         watch(Overview(store, run, broker))
 
 
-def _under_way(run: "Run") -> tuple[int | None, int | None]:
-    """Proposals that were sent and are not done, and how many of them there may be now.
+def _from_the_broker(run: "Run") -> "tuple[int | None, int | None, list[Wait], int]":
+    """Proposals that were sent and are not done, and how many of them there may be now; what
+    workers lack for the run; how many messages of any run were refused.
 
-    None where no broker can be asked: the rest is known without.
+    Nothing where no broker can be asked: the rest is known without.
     """
     from contextlib import closing
 
     from pipeline.errors import ServiceError
     from workers.embedded import broker_of
     from workers.flight import Flight
+    from workers.refusal import Refusals
     from workers.settings import settings
+    from workers.waiting import Waiting
 
     try:
         with closing(broker_of(settings())) as broker:
-            return Flight(broker, run.name).share(run, settings().dispatch.in_flight)
+            under_way, share = Flight(broker, run.name).share(run, settings().dispatch.in_flight)
+            return under_way, share, Waiting(broker).of(run.name), Refusals(broker).count()
     except ServiceError:
-        return None, None
+        return None, None, [], 0
 
 
 def _pace(run: "Run", tally: "Tally") -> tuple[float | None, float | None]:
