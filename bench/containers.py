@@ -2,10 +2,11 @@
 
     python -m bench.containers [--standins] [--json FILE]
 
-Builds both images, brings up Redis, the S3 server, one worker a queue, Flower and Prometheus, sends
-small runs of the miniature through, kills and stops what may be killed and stopped, and looks from
-inside at what each container may do. With --standins it needs no registry (see bench/engine.py);
-Grafana, of which no package is to be had, is left out then. Ends with 1 if a check fails.
+Builds both images, brings up Redis, the S3 server, one worker a queue, Flower, metrics and
+Prometheus, sends small runs of the miniature through, kills and stops what may be killed and
+stopped, and looks from inside at what each container may do. With --standins it needs no registry
+(see bench/engine.py); Grafana, of which no package is to be had, is left out then. Ends with 1 if a
+check fails.
 """
 
 import json
@@ -26,7 +27,10 @@ from rich.table import Table
 from bench.engine import ROOT, Engine, engine
 
 DOCKER = ROOT / "docker"
-SERVICES = ("redis", "s3", "prompt", "propose", "verify", "mend", "flower", "prometheus")
+SERVICES = (
+    *("redis", "s3", "prompt", "propose", "verify", "mend"),
+    *("flower", "metrics", "prometheus"),
+)
 PROMPTS = "a hand holding a red mug\na hand with a blue key\n"
 PATIENCE_S = 300.0
 

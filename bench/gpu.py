@@ -57,7 +57,7 @@ from pipeline.devices import device_of
 from pipeline.models import fingerprint
 from pipeline.proposer.batches import name_of
 from pipeline.specialists import describe, shipped
-from pipeline.types import Adapter, DetailedPrompt, Sampler, digest
+from pipeline.types import Adapter, DetailedPrompt, Sampler
 from storage.runs import RunFolder
 from workers import canvas, dispatch
 from workers.embedded import services, store_of
@@ -305,11 +305,12 @@ def through(worker: Child, settings: Settings, name: str, images: int) -> float:
     Raises RuntimeError where the worker dies or gives up.
     """
     folder = dispatch.open_run(store_of(settings), settings, name)
-    prompts = [
-        DetailedPrompt(id=digest([name, n]), base="a hand", index=0, text=text, category="power")
-        for n, text in enumerate(texts(images, next(fresh)))
-    ]
-    batches = list(canvas.batches(folder.read(), prompts))
+    run, prompts = folder.read(), []
+    for n, text in enumerate(texts(images, next(fresh))):
+        base = f"a hand, number {n}"
+        id = DetailedPrompt.id_of(run.prompter_digest, base, 0)  # workers refuse others
+        prompts.append(DetailedPrompt(id=id, base=base, index=0, text=text, category="power"))
+    batches = list(canvas.batches(run, prompts))
     started = time.monotonic()
     canvas.send_proposals(batches)
     while sum(1 for _ in folder.image_ids()) < images:

@@ -48,6 +48,7 @@ from storage.runs import RunFolder
 from workers import dispatch
 from workers.embedded import broker_of, services, store_of
 from workers.fleet import celery_worker
+from workers.mending import Resending
 from workers.processes import Child
 from workers.settings import Settings, load_settings
 
@@ -216,7 +217,9 @@ def under_faults(settings: Settings, provider: Provider, count: int) -> Faults:
             elif time.monotonic() - silent_since > 20:  # what a Watch does, with its own patience
                 progress = Progress(folder)
                 progress.update()
-                dispatch.send_missing(folder, progress, broker, settings.dispatch)
+                resending = Resending(folder, progress, broker, settings.dispatch)
+                while not resending.push():
+                    time.sleep(0.05)
                 silent_since = time.monotonic()
             time.sleep(0.2)
     counts = provider.counts()

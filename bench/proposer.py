@@ -286,7 +286,7 @@ def _prompts(count: int, categories: Sequence[str]) -> list[DetailedPrompt]:
         prompts.append(
             DetailedPrompt(
                 id=digest([number, list(categories)]),
-                base="a hand",
+                base=f"a hand, number {number}",
                 index=0,
                 text=taxonomy.describe(category, attributes, number),
                 category=category,
@@ -326,7 +326,8 @@ def _through_the_worker(settings: Settings, name: str, prompts: list[DetailedPro
     That is so when the messages lie in the verify queue, where nobody takes them.
     """
     folder = dispatch.open_run(store_of(settings), settings, name)
-    batches = list(_batches(folder.read(), prompts))
+    run = folder.read()
+    batches = list(_batches(run, [_of_run(run, prompt) for prompt in prompts]))
     with closing(broker_of(settings)) as broker:
         waiting = broker.depths()["verify"]
         canvas.send_proposals(batches)
@@ -335,6 +336,12 @@ def _through_the_worker(settings: Settings, name: str, prompts: list[DetailedPro
     stored = sum(1 for _ in folder.image_ids())
     if stored != len(prompts):
         raise SystemExit(f"{stored} pictures stored of {len(prompts)}: look into the worker's log")
+
+
+def _of_run(run: Run, prompt: DetailedPrompt) -> DetailedPrompt:
+    """By the id that the run gives it: workers refuse others."""
+    id = DetailedPrompt.id_of(run.prompter_digest, prompt.base, prompt.index)
+    return prompt.model_copy(update={"id": id})
 
 
 def _batches(run: Run, prompts: list[DetailedPrompt]) -> Iterator[ProposalBatch]:

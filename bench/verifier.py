@@ -32,11 +32,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import MINIATURE, VerifierConfig
+from pipeline.config import MINIATURE, Run, VerifierConfig
 from pipeline.models import folder_of
 from pipeline.pictures import encode
 from pipeline.proposer.diffusion import Drawing
-from pipeline.types import DetailedPrompt, ProposalBatch, digest, seed_of
+from pipeline.types import DetailedPrompt, ProposalBatch, seed_of
 from storage.objects import ObjectStore
 from storage.runs import RunFolder
 from workers import dispatch
@@ -111,7 +111,8 @@ class Stored:
 
 def _compare(settings: Settings, pictures: int, turns: int) -> dict[str, float]:
     store, loop = store_of(settings), Loop(settings.verifier.model)
-    some = list(_scenes(pictures))
+    run = dispatch.open_run(store, settings, "kept").read()
+    some = list(_scenes(run, pictures))
     first = _store(settings, store, "warm-up", some[: MESSAGE * VERIFY_PROCESSES])
     _judge_by_the_worker(first)
     loop.judge(first, MESSAGE)
@@ -137,16 +138,17 @@ def _compare(settings: Settings, pictures: int, turns: int) -> dict[str, float]:
     return {name: count * turns / sum(seconds[name]) for name, (count, _) in sides.items()}
 
 
-def _scenes(count: int) -> Iterator[tuple[DetailedPrompt, int, Image.Image]]:
+def _scenes(run: Run, count: int) -> Iterator[tuple[DetailedPrompt, int, Image.Image]]:
     """Prompts in the taxonomy's words, and renders of them as the pictures."""
     from pipeline.miniature.render import render
     from pipeline.miniature.scenes import sample
 
     for number, example in enumerate(sample(1, count // PICTURES_PER_PROMPT)):
+        base = f"a hand, number {number}"
         prompt = DetailedPrompt(
-            id=digest(["bench", number]),
-            base="a hand",
-            index=number,
+            id=DetailedPrompt.id_of(run.prompter_digest, base, 0),  # workers refuse others
+            base=base,
+            index=0,
             text=example.caption,
             category=example.asked.category,
         )

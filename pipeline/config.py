@@ -29,8 +29,8 @@ from pipeline.types import (
 MINIATURE = "miniature"
 """The model name that stands for the weights which come with the project."""
 
-BaseUrl = Annotated[str, Field(pattern=r"^(https?://[^@\s]+)?$")]
-"""Of an OpenAI-compatible endpoint; "": OPENAI_BASE_URL's."""
+BaseUrl = Annotated[str, Field(pattern=r"^(https?://[^@?#\s]+)?$")]
+"""Of an OpenAI-compatible endpoint, without a key; "": OPENAI_BASE_URL's."""
 
 Priority = Literal["low", "normal", "high"]
 """How large a run's share of the fleet is beside others': each step counts four times the last."""

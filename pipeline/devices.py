@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.errors import ModelNotHere
+
 if TYPE_CHECKING:
     import torch
 
 
 def device_of(wanted: str) -> torch.device:
-    """ "auto" is the first GPU if there is one, else the CPU."""
+    """ "auto" is the first GPU if there is one, else the CPU.
+
+    Raises ModelNotHere for a GPU on a machine without one.
+    """
     import torch
 
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelNotHere(
+            f"the device is {wanted!r}, but torch {torch.__version__} sees no GPU here: install a "
+            "CUDA build of torch, or set the device to cpu"
+        )
     if wanted != "auto":
         return torch.device(wanted)
     if torch.cuda.is_available():

@@ -4,6 +4,7 @@ PpvError
 ├── InputError        the input or the configuration is wrong: exit code 2, one line
 │   ├── TaxonomyError     a taxonomy file that cannot be read, or names that do not fit it
 │   └── ModelError        a model folder that is missing, holds a pickle, or is of the wrong kind
+│       └── ModelNotHere      this machine lacks the model, or what it needs: another may have it
 ├── ServiceError      broker, store or endpoint cannot be reached: exit code 3, names its address
 ├── TrainingDiverged  a loss is no number any more (pipeline/training/loop.py): exit code 1
 └── ItemError         one item cannot be done: recorded as a failure, the rest goes on
@@ -34,6 +35,10 @@ class TaxonomyError(InputError):
 
 class ModelError(InputError):
     """A model that cannot be loaded: missing, of the wrong kind, or not safetensors."""
+
+
+class ModelNotHere(ModelError):
+    """This machine lacks a model's files, its libraries or its GPU, and another may have them."""
 
 
 class ServiceError(PpvError):

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline.config import MINIATURE
-from pipeline.errors import ModelError, ServiceError
+from pipeline.errors import ModelError, ModelNotHere, ServiceError
 from pipeline.types import ModelRef
 
 WEIGHTS = Path(__file__).parent / "miniature" / "weights"
@@ -86,25 +86,37 @@ def local(name: str, ref: ModelRef | None, part: str) -> Path:
 def location(ref: ModelRef, part: str) -> tuple[str, str | None]:
     """What from_pretrained is called with: a path or hub id, and the commit.
 
-    Raises ModelError if this machine's folder holds other weights than those the run was made
-    for: a picture must come from the model that its record names.
+    Raises ModelNotHere as `installed` does, and if this machine's folder holds other weights than
+    those the run was made for: a picture must come from the model that its record names.
     """
-    folder = folder_of(ref.name, part)
+    folder = installed(ref, part)
     if folder is None:
         return ref.name, ref.weights.removeprefix("hub:")
     found = f"sha256:{_hash_of(folder)}"
     if found != ref.weights:
-        raise ModelError(
+        raise ModelNotHere(
             f"model {ref.name!r} has weights {found[:15]}... here, but the run was made with "
             f"{ref.weights[:15]}...: install the same weights, or start a new run"
         )
     return str(folder), None
 
 
+def installed(ref: ModelRef, part: str) -> Path | None:
+    """The folder that a run's model has here; None for a hub id.
+
+    Raises ModelNotHere if there is none that can be used: where the run was made, there was one.
+    """
+    try:
+        return folder_of(ref.name, part)
+    except ModelError as error:
+        raise ModelNotHere(str(error)) from None
+
+
 def fetch(hub_id: str, revision: str | None) -> Path:
     """The folder with a hub model's files, from the local cache where they are there.
 
-    Raises ModelError for a hub id that there is not, ServiceError where the hub cannot be asked.
+    Raises ModelNotHere for a hub id that this machine's token does not find, ServiceError where the
+    hub cannot be asked.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -122,7 +134,7 @@ def fetch(hub_id: str, revision: str | None) -> Path:
             folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
             check_folder(folder)
     except RepositoryNotFoundError as error:
-        raise ModelError(f"no model {hub_id!r} on the hub, nor a folder of that name") from error
+        raise ModelNotHere(f"no model {hub_id!r} on the hub, nor a folder of that name") from error
     except (HfHubHTTPError, OSError, RuntimeError) as error:
         raise _hub_away(hub_id, error) from error
     return folder

@@ -22,10 +22,12 @@ Opinion = Annotated[float, Field(allow_inf_nan=False)]
 """Another model's score, on that model's own scale."""
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
 def digest(content: Any) -> str:
     """128 bits of SHA-256 over canonical JSON, as 32 hexadecimal digits."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()[:32]
 
 
 class Frozen(BaseModel):
@@ -244,6 +246,13 @@ class Draw(Frozen):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
 
 
+MESSAGE_FORMAT = 1
+"""Of the batches below. It goes up when workers that know the last one could no longer read them;
+who knows a newer one also reads what older senders left in the queues."""
+
+MessageFormat = Annotated[int, Field(ge=1, le=MESSAGE_FORMAT)]
+
+
 class ProposalBatch(Frozen):
     """What one message carries to the proposer and on to the verifier: ids and text, no pixels.
 
@@ -251,6 +260,7 @@ class ProposalBatch(Frozen):
     stands there once for all its images: messages are most of what a base prompt costs.
     """
 
+    format: MessageFormat = MESSAGE_FORMAT
     run: RunName
     proposer: ProposerRef
     sampler: Sampler
@@ -292,6 +302,7 @@ class ProposalBatch(Frozen):
 class PromptBatch(Frozen):
     """What one message carries to the prompter: base prompts of one run."""
 
+    format: MessageFormat = MESSAGE_FORMAT
     run: RunName
     bases: Annotated[tuple[BasePrompt, ...], Field(min_length=1)]
     again: bool = False  # as of a ProposalBatch

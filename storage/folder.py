@@ -75,11 +75,9 @@ class FolderStore:
             return self._path(key).is_file()
 
     def list(self, prefix: str) -> Iterator[str]:
-        folder = check_prefix(prefix).rpartition("/")[0]
+        folder, _, begin = check_prefix(prefix).rpartition("/")
         with self._explained():
-            for key in self._keys(folder):
-                if key.startswith(prefix):
-                    yield key
+            yield from self._keys(folder, begin)
 
     def folders(self, key: str) -> Iterator[str]:
         path = self._path(key)
@@ -105,13 +103,16 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
-    def _keys(self, folder: str) -> Iterator[str]:
+    def _keys(self, folder: str, begin: str = "") -> Iterator[str]:
+        """begin: with what the names right in the folder begin."""
         try:
             entries = os.scandir(self._root / folder)
         except (FileNotFoundError, NotADirectoryError):  # never there, or deleted meanwhile
             return
         with entries:
             for entry in entries:
+                if not entry.name.startswith(begin):
+                    continue
                 key = f"{folder}/{entry.name}" if folder else entry.name
                 if not is_key(key):
                     continue  # half-written, or not ours

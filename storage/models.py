@@ -14,13 +14,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, ModelNotHere
 from pipeline.specialists import MODEL, Specialist, files_of
 from pipeline.training.card import CARD
 from pipeline.types import Adapter
 from storage.objects import ObjectNotFound, ObjectStore
 
-_NEEDED = {".safetensors", ".json"}  # to draw with it
+_NEEDED = {".safetensors", ".json", ".txt", ".model"}  # to draw with it, and to know its hash
 
 
 class Models:
@@ -65,27 +65,35 @@ class Models:
     def fetch(self, adapter: Adapter, to: Path) -> None:
         """What drawing with it takes, into the folder `to`, whole or not at all.
 
-        Raises ModelError if the store has it no more, or other bytes.
+        Raises ModelNotHere if this store does not have it, or other bytes.
         """
         specialist = self.read(adapter.name, adapter.version)
         if specialist is None or specialist.weights != adapter.weights:
-            raise ModelError(
+            raise ModelNotHere(
                 f"no model {adapter.name}@{adapter.version} in {self._store.address}: add it "
                 "again, or start a run with another"
             )
+        from pipeline.proposer.lora_files import weights_of
+
         partial = to.with_name(f".{to.name}-{secrets.token_hex(4)}")
         for inner, sha256 in specialist.files.items():
             if Path(inner).suffix not in _NEEDED:
                 continue
             data = self._store.get(self._key(specialist, inner))
             if hashlib.sha256(data).hexdigest() != sha256:
-                raise ModelError(
+                raise ModelNotHere(
                     f"model {specialist.reference}: {inner} is not the file that was kept: add it "
                     "again"
                 )
             file = partial / inner
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
+        # model.json lies in the store too: what was frozen with a run is the hash of the weights.
+        if weights_of(partial) != adapter.weights:
+            shutil.rmtree(partial)
+            raise ModelError(
+                f"model {specialist.reference}: its weights are not those of its name: add it again"
+            )
         try:
             partial.replace(to)
         except OSError:  # another worker was quicker

@@ -13,6 +13,7 @@ PpvError
 """
 
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -92,6 +93,21 @@ class ObjectStore(Protocol):
         """An absent key is fine."""
 
 
+def check_use(store: ObjectStore) -> None:
+    """Write, read and delete an object. Raises StoreError if any of that does not work."""
+    key, data = f"doctor/{secrets.token_hex(8)}", secrets.token_bytes(4096)
+    store.put(key, data)
+    try:
+        whole = store.get(key) == data
+    except ObjectNotFound:
+        whole = False
+    store.delete(key)
+    if not whole:
+        raise StoreError(f"{store.address} gave back other bytes than were written")
+    if store.exists(key):
+        raise StoreError(f"{store.address} did not delete {key!r}: check its permissions")
+
+
 KEY_BYTES = 512
 # A store that keeps objects as files, as rclone does, has 255 bytes for a name and adds to it.
 PART_BYTES = 200
@@ -143,8 +159,10 @@ def _shown(key: str) -> str:
     return ascii(key if len(key) <= 80 else f"{key[:77]}...")
 
 
-def open_store(url: str, s3: "S3Config | None" = None) -> ObjectStore:
+def open_store(url: str, s3: "S3Config | None" = None, tls_ca: Path | None = None) -> ObjectStore:
     """The store at file:///folder or s3://bucket/prefix; s3 says where the bucket's server is.
+
+    tls_ca: a file of CA certificates that count beside the system's.
 
     A folder or bucket that is absent is made. Raises InputError for any other address, and
     StoreError or one of its kinds if the store cannot be used.
@@ -162,6 +180,6 @@ def open_store(url: str, s3: "S3Config | None" = None) -> ObjectStore:
             )
         from storage.s3 import S3Store
 
-        return S3Store(s3, bucket=bucket, prefix=rest.partition("/")[2].strip("/"))
+        return S3Store(s3, bucket, rest.partition("/")[2].strip("/"), tls_ca)
     shown = f"{scheme}://{rest.rpartition('@')[2]}" if separator else url  # never a password
     raise InputError(f"store URL {shown!r}: use file:///folder or s3://bucket/prefix")

@@ -1,12 +1,19 @@
-"""How far a run is, read from the store alone; each look reads only what is new since the last."""
+"""How far a run is, read from the store alone.
 
+Each look reads only what is new since the last, and of what is old it lists a bounded share
+(storage.listing). So a look at a million records costs about what one at ten thousand does.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 from pipeline.config import Run
-from pipeline.types import Failure, Record
+from pipeline.types import BasePrompt, Failure, Record
+from storage.ahead import ahead
+from storage.listing import Listing
 from storage.runs import RunFolder
-from storage.seen import Seen
+from storage.seen import Counts, Seen
 
 
 @dataclass
@@ -23,7 +30,7 @@ class Tally:
     enqueued: bool = False  # whether the whole input has been enqueued
     prompted: int = 0  # base prompts that have their detailed prompts
     expected: int = 0
-    drawn: int = 0
+    drawn: int = 0  # like prompted, at least so many: of a large run, a look counts a part anew
     accepted: int = 0
     rejected: int = 0
     failed: int = 0
@@ -58,8 +65,12 @@ class Progress:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self.run: Run = folder.read()
-        self._batches = Seen()
+        self._inputs, self._records = Listing(folder.input_ids), Listing(folder.record_batches)
+        self._prompts, self._images = Listing(folder.prompted_ids), Listing(folder.image_ids)
+        self._failures = Listing(folder.failed_ids)
+        self._batches, self._inputs_read = Seen(), Seen()
         self.bases, self.judged = Seen(), Seen()
+        self._judged_of = Counts()  # proposals by base prompt
         self.failed = Seen()  # ids of base prompts and of proposals that were given up
         self._given_up = Seen()  # the base prompts among them
         self._described = Seen()  # of these, those that have detailed prompts after all
@@ -67,12 +78,46 @@ class Progress:
 
     def update(self, look: Callable[[Record], object] = lambda record: None) -> Tally:
         """look: is shown each new record, so that whoever wants them need not read them again."""
-        tally = self.tally
+        tally, was_finished = self.tally, self.tally.finished
         if not tally.enqueued:
             self.run = self._folder.read()
             self._count_inputs()
-        for record in self.new_records():
-            look(record)
+        for records in self.new_batches():
+            self._count_records(records)
+            for record in records:
+                look(record)
+        for failure in self._new_failures():
+            if failure.stage == "prompt":
+                self._given_up.add(failure.id)
+                tally.failed += self.run.proposals_per_base
+            else:
+                tally.failed += failure.proposals
+        self._count_prompts_and_images()
+        if tally.finished and not was_finished:  # once, the last figures are to be exact
+            self._count_prompts_and_images(whole=True)
+        return tally
+
+    def is_judged(self, base: BasePrompt) -> bool:
+        """Whether all its proposals have records."""
+        return self._judged_of[base.id] >= self.run.proposals_per_base
+
+    def _count_inputs(self) -> None:
+        tally, total = self.tally, self.run.base_prompts
+        if total is None:
+            new = (id for id in self._inputs.look() if id not in self._inputs_read)
+            for batch in ahead(self._folder.read_input, new):
+                for base in batch.bases:
+                    self.bases.add(base.id)
+                self._inputs_read.add(batch.id)
+            total = len(self.bases)
+        else:
+            tally.enqueued = True
+        tally.base_prompts = total
+        tally.expected = total * self.run.proposals_per_base
+
+    def _count_records(self, records: list[Record]) -> None:
+        tally = self.tally
+        for record in records:
             if record.id in self.failed:  # given up by one worker, done by another
                 tally.failed -= 1
             category = tally.by_category.setdefault(
@@ -84,32 +129,23 @@ class Progress:
             else:
                 tally.rejected += 1
                 category.rejected += 1
-        for failure in self._new_failures():
-            if failure.stage == "prompt":
-                self._given_up.add(failure.id)
-                tally.failed += self.run.proposals_per_base
-            else:
-                tally.failed += failure.proposals
-        tally.prompted = 0
-        for base_id in self._folder.prompted_ids():
-            tally.prompted += 1
-            if base_id in self._given_up and self._described.add(base_id):
-                prompts = self._folder.expansion(base_id).prompts
-                tally.failed -= len(prompts) * self.run.proposals_per_prompt
-        tally.drawn = sum(1 for _ in self._folder.image_ids())
-        return tally
+        for text, count in Counter(record.proposal.prompt.base for record in records).items():
+            self._judged_of.add(BasePrompt(text=text).id, count)
 
-    def _count_inputs(self) -> None:
-        tally, total = self.tally, self.run.base_prompts
-        if total is None:
-            for batch in self._folder.inputs():
-                for base in batch.bases:
-                    self.bases.add(base.id)
-            total = len(self.bases)
-        else:
-            tally.enqueued = True
-        tally.base_prompts = total
-        tally.expected = total * self.run.proposals_per_base
+    def _count_prompts_and_images(self, whole: bool = False) -> None:
+        tally = self.tally
+        if not (whole and self._prompts.complete):
+            for base_id in self._prompts.look(whole):
+                if base_id in self._given_up and base_id not in self._described:
+                    prompts = self._folder.expansion(base_id).prompts
+                    self._described.add(base_id)
+                    tally.failed -= len(prompts) * self.run.proposals_per_prompt
+        if not (whole and self._images.complete):
+            for _ in self._images.look(whole):
+                pass
+        # What was judged was drawn before, though its part may not have been listed again.
+        tally.drawn = max(self._images.total, tally.judged)
+        tally.prompted = max(self._prompts.total, tally.judged // self.run.proposals_per_base)
 
     def new_records(self) -> Iterator[Record]:
         """The records that no earlier call has given, each proposal's once."""
@@ -118,15 +154,18 @@ class Progress:
 
     def new_batches(self) -> Iterator[list[Record]]:
         """The same, those together that were judged together."""
-        for batch_id in sorted(self._folder.record_batches()):  # so the same one, however listed
-            if self._batches.add(batch_id):
-                records = self._folder.records_of(batch_id)
+        listed = sorted(self._records.look())  # so the same one, however listed
+        new = (id for id in listed if id not in self._batches)
+        for batch_id, records in ahead(lambda id: (id, self._folder.records_of(id)), new):
+            if self._batches.add(batch_id):  # only now: an earlier call may have broken off here
                 yield [record for record in records if self.judged.add(record.id)]
 
     def _new_failures(self) -> Iterator[Failure]:
-        for failure_id in self._folder.failed_ids():
-            if failure_id not in self.judged and self.failed.add(failure_id):
-                yield self._folder.read_failure(failure_id)
+        for failure_id in self._failures.look():
+            if failure_id not in self.judged and failure_id not in self.failed:
+                failure = self._folder.read_failure(failure_id)
+                self.failed.add(failure_id)
+                yield failure
 
 
 def failures(folder: RunFolder) -> Iterator[Failure]:

@@ -32,6 +32,7 @@ from pipeline.types import (
     Record,
     RunName,
 )
+from storage.ahead import ahead
 from storage.objects import ObjectNotFound, ObjectStore
 
 _RUN_NAME = TypeAdapter(RunName)
@@ -81,8 +82,9 @@ class RunFolder:
     def _key(self, *parts: str) -> str:
         return "/".join(("runs", self.name, *parts))
 
-    def _ids(self, kind: str) -> Iterator[str]:
-        for key in self.store.list(self._key(kind, "")):
+    def _ids(self, kind: str, begin: str = "") -> Iterator[str]:
+        """begin: the digits with which they begin."""
+        for key in self.store.list(self._key(kind, begin)):
             yield key.rpartition("/")[2].partition(".")[0]
 
     # The configuration
@@ -119,11 +121,16 @@ class RunFolder:
         lines = (base.model_dump_json() for base in batch.bases)
         self.store.put(self._key("inputs", f"{batch.id}.jsonl"), _jsonl(lines))
 
+    def input_ids(self, begin: str = "") -> Iterator[str]:
+        return self._ids("inputs", begin)
+
+    def read_input(self, batch_id: str) -> PromptBatch:
+        lines = self.store.get(self._key("inputs", f"{batch_id}.jsonl")).splitlines()
+        return PromptBatch(run=self.name, bases=tuple(map(BasePrompt.model_validate_json, lines)))
+
     def inputs(self) -> Iterator[PromptBatch]:
         """Every batch of base prompts that was enqueued."""
-        for key in self.store.list(self._key("inputs", "")):
-            bases = tuple(map(BasePrompt.model_validate_json, self.store.get(key).splitlines()))
-            yield PromptBatch(run=self.name, bases=bases)
+        return ahead(self.read_input, self.input_ids())
 
     # Detailed prompts
 
@@ -150,8 +157,8 @@ class RunFolder:
     def _expansion_key(self, base_id: str) -> str:
         return self._key("prompts", f"{base_id}.json")
 
-    def prompted_ids(self) -> Iterator[str]:
-        return self._ids("prompts")
+    def prompted_ids(self, begin: str = "") -> Iterator[str]:
+        return self._ids("prompts", begin)
 
     # Pictures
 
@@ -169,8 +176,8 @@ class RunFolder:
     def write_image(self, proposal_id: str, png: bytes) -> None:
         self.store.put(self._key(self.image_key(proposal_id)), png)
 
-    def image_ids(self) -> Iterator[str]:
-        return self._ids("images")
+    def image_ids(self, begin: str = "") -> Iterator[str]:
+        return self._ids("images", begin)
 
     # Records
 
@@ -181,9 +188,9 @@ class RunFolder:
         lines = (record.model_dump_json() for record in records)
         self.store.put(self._key("records", f"{batch.id}.jsonl"), _jsonl(lines))
 
-    def record_batches(self) -> Iterator[str]:
+    def record_batches(self, begin: str = "") -> Iterator[str]:
         """The ids of the batches that have records."""
-        return self._ids("records")
+        return self._ids("records", begin)
 
     def records_of(self, batch_id: str) -> list[Record]:
         lines = self.store.get(self._key("records", f"{batch_id}.jsonl")).splitlines()
@@ -232,8 +239,8 @@ class RunFolder:
         data = failure.model_dump_json(indent=1).encode()
         self.store.put(self._key("failures", f"{failure.id}.json"), data)
 
-    def failed_ids(self) -> Iterator[str]:
-        return self._ids("failures")
+    def failed_ids(self, begin: str = "") -> Iterator[str]:
+        return self._ids("failures", begin)
 
     def read_failure(self, failure_id: str) -> Failure:
         return Failure.model_validate_json(

@@ -18,10 +18,12 @@ does, by experiment, and what follows from it:
 import hashlib
 import io
 import re
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -29,10 +31,18 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 from pydantic import ConfigDict, Field, SecretStr, field_validator
-from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError, ResponseError
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import (
+    HTTPError,
+    LocationValueError,
+    MaxRetryError,
+    ProtocolError,
+    ResponseError,
+)
 
 from pipeline.errors import InputError
 from pipeline.types import Frozen
+from storage.certificates import PLAIN, trouble_of, trusting
 from storage.objects import (
     BucketMissing,
     ObjectNotFound,
@@ -92,8 +102,13 @@ class S3Store:
     An object has at most 5 GiB: it is put in one request, which servers take whole or not at all.
     """
 
-    def __init__(self, config: S3Config, bucket: str, prefix: str = "") -> None:
-        """Makes the bucket if it is absent and we may."""
+    def __init__(
+        self, config: S3Config, bucket: str, prefix: str = "", tls_ca: Path | None = None
+    ) -> None:
+        """Makes the bucket if it is absent and we may.
+
+        tls_ca: a file of CA certificates that count beside the system's.
+        """
         self._bucket = bucket
         self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self.address = f"s3://{bucket}/{self._prefix} at {config.endpoint}"
@@ -104,7 +119,7 @@ class S3Store:
             secret_key=config.secret_key.get_secret_value(),
             secure=config.secure,
             region=config.region,
-            http_client=_http(),
+            http_client=_http(trusting(tls_ca) if config.secure else None),
         )
         try:
             self._open_bucket()
@@ -249,24 +264,31 @@ class S3Store:
 
     def _reason(self, error: MaxRetryError) -> str:
         reason = str(error.reason)
-        if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
-            return f"it does not speak https; for plain http, the endpoint is http://{self._host}"
-        return reason.rpartition(": ")[2]
+        trouble = trouble_of(reason)
+        if trouble == PLAIN:
+            return f"{PLAIN}; for plain http, the endpoint is http://{self._host}"
+        return trouble or reason.rpartition(": ")[2]
 
 
 class _Pool(urllib3.PoolManager):
-    """The client reads an error's code only from application/xml; rclone says text/xml."""
+    """The client reads an error's code only from application/xml; rclone says text/xml.
 
-    def urlopen(self, *args: Any, **options: Any) -> urllib3.BaseHTTPResponse:
-        response = super().urlopen(*args, **options)
+    From https, no redirect leads to plain http: each comes by here too.
+    """
+
+    def urlopen(self, method: str, url: str, *args: Any, **options: Any) -> BaseHTTPResponse:
+        if self.connection_pool_kw["ssl_context"] and not url.startswith("https://"):
+            raise LocationValueError(f"it redirects to {url.partition('?')[0]}, without TLS")
+        response = super().urlopen(method, url, *args, **options)
         if response.headers.get("content-type", "").startswith("text/xml"):
             response.headers["content-type"] = "application/xml"
         return response
 
 
-def _http() -> urllib3.PoolManager:
+def _http(tls: ssl.SSLContext | None) -> urllib3.PoolManager:
     """Connections that never hang: at most 10 s to find nobody there, 3 minutes for silence."""
     return _Pool(
+        ssl_context=tls,
         maxsize=16,  # kept open for as many threads; more are opened and closed as needed
         timeout=urllib3.Timeout(connect=5, read=60),
         retries=urllib3.Retry(

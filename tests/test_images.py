@@ -6,12 +6,18 @@ import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from pipeline.errors import ServiceError
+from tests.conftest import REDIS_PASSWORD, _free_port
+from tests.tls import program, redis_process
+from workers.broker import Broker
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -44,8 +50,8 @@ def test_the_compose_files_pass_their_schema() -> None:
     run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", *COMPOSE)
 
 
-def services() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+def services(file: str = "compose.yaml") -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DOCKER / file).read_text())["services"]
     return found
 
 
@@ -84,6 +90,64 @@ def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None
     assert again.returncode == 1
     assert "is there already" in again.stderr
     assert env.read_text() == before
+
+
+def test_with_tls_every_client_has_the_ca_and_an_address_that_wants_it() -> None:
+    clients = {
+        name
+        for name, service in services().items()
+        if "PPV_BROKER_URL" in (service.get("environment") or {})
+    }
+    secured = services("compose.tls.yaml")
+    assert len(clients) >= 5
+    for name in clients:
+        environment = secured[name]["environment"]
+        assert environment["PPV_BROKER_URL"].startswith("rediss://"), name
+        (mounted,) = secured[name]["volumes"]
+        assert mounted.split(":")[1:] == [environment["PPV_TLS_CA"], "ro"]
+        if "PPV_S3__ENDPOINT" in services()[name]["environment"]:
+            assert environment["PPV_S3__ENDPOINT"].startswith("https://"), name
+
+
+def test_with_tls_redis_and_the_store_alone_are_open_to_other_machines() -> None:
+    secured = services("compose.tls.yaml")
+    opened = {name: service["ports"] for name, service in secured.items() if "ports" in service}
+    assert opened == {"redis": ["6379:6379"], "s3": ["8333:8333"]}
+    certificate = ["-s3.cert.file=/tls/s3.pem", "-s3.key.file=/tls/s3.key"]
+    assert secured["s3"]["command"] == services()["s3"]["command"] + certificate
+    keys = [each for service in secured.values() for each in service["volumes"] if "key" in each]
+    assert len(keys) == 2
+    assert not [each for each in keys if "ca.key" in each]
+
+
+def test_redis_with_the_certificates_that_the_script_makes(tmp_path: Path) -> None:
+    program("openssl")
+    script, tls = shutil.copy(DOCKER / "tls.sh", tmp_path), tmp_path / "tls"
+    refused = subprocess.run([script, "a b"], capture_output=True, text=True)
+    assert (refused.returncode, "no name of a machine: a b" in refused.stderr) == (2, True)
+    subprocess.run([script, "fleet.example", "10.1.2.3"], check=True, capture_output=True)
+    assert tls.stat().st_mode & 0o077 == 0
+    assert (tls / "ca.key").stat().st_mode & 0o077 == 0
+    before = (tls / "ca.pem").read_bytes(), (tls / "redis.pem").read_bytes()
+    subprocess.run([script, "fleet.example"], check=True, capture_output=True)
+    after = (tls / "ca.pem").read_bytes(), (tls / "redis.pem").read_bytes()
+    assert after[0] == before[0], "workers know this CA"
+    assert after[1] != before[1]
+
+    port = _free_port()
+    plain = (DOCKER / "redis.conf").read_text().replace("dir /data", f"dir {tmp_path}")
+    (tmp_path / "plain.conf").write_text(f"{plain}\nrequirepass {REDIS_PASSWORD}\n")
+    secure = (DOCKER / "redis.tls.conf").read_text().replace("6379", str(port))
+    secure = secure.replace("/tls/", f"{tls}/").replace("/etc/redis/", f"{tmp_path}/")
+    (tmp_path / "redis.conf").write_text(secure)
+    with redis_process(tmp_path / "redis.conf", port):
+        for host in ("127.0.0.1", "localhost"):
+            url = f"rediss://:{REDIS_PASSWORD}@{host}:{port}/0"
+            with closing(Broker(url, tls_ca=tls / "ca.pem")) as broker:
+                broker.ping()
+        plain_url = f"redis://:{REDIS_PASSWORD}@127.0.0.1:{port}/0"
+        with closing(Broker(plain_url)) as broker, pytest.raises(ServiceError):
+            broker.ping()
 
 
 def test_nothing_that_the_light_image_has_brings_torch_along() -> None:

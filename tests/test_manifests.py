@@ -137,6 +137,16 @@ def test_nobody_reaches_flower_or_a_worker(manifests: list[Manifest]) -> None:
     policies = of_kind(manifests, "NetworkPolicy")
     everyone = policies.pop("nobody-comes-in")["spec"]
     assert everyone == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    del policies["not-to-the-clouds-credentials"]  # of ways out
     for policy in policies.values():
         opened = policy["spec"]["podSelector"]["matchLabels"]
-        assert opened["app.kubernetes.io/name"] in ("redis", "s3")
+        name, part = opened["app.kubernetes.io/name"], "app.kubernetes.io/component"
+        assert name in ("redis", "s3") or opened.get(part) == "metrics"
+
+
+def test_no_pod_reaches_where_a_cloud_hands_out_credentials(manifests: list[Manifest]) -> None:
+    out = of_kind(manifests, "NetworkPolicy")["not-to-the-clouds-credentials"]["spec"]
+    assert (out["podSelector"], out["policyTypes"]) == ({}, ["Egress"])
+    _, ipv4, ipv6 = out["egress"][0]["to"]
+    assert "169.254.169.254/32" in ipv4["ipBlock"]["except"]
+    assert "fd00:ec2::/64" in ipv6["ipBlock"]["except"]

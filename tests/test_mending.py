@@ -39,7 +39,7 @@ def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -
     folder = fleet.folder("poison")
     (failure,) = map(folder.read_failure, folder.failed_ids())
     assert failure.subject == "a hand with poison"
-    assert "sent 4 times, and nothing came of it" in failure.error
+    assert "sent again 3 times, and nothing came of it" in failure.error
 
 
 def test_a_redis_that_is_wiped_in_mid_run_costs_time_only(fleet: Fleet) -> None:

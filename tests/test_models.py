@@ -1,13 +1,17 @@
 """Models by name: what is refused, and how weights are told apart."""
 
+import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pipeline.config import ProposerConfig
 from pipeline.errors import ModelError
 from pipeline.models import fingerprint, folder_of, location
-from tests.tiny import save_weights
+from pipeline.proposer.diffusion import DiffusionProposer
+from tests.tiny import save_tiny_pipeline, save_weights
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "a b/c", "nothing", "", "a/b/c"])
@@ -31,6 +35,30 @@ def test_a_folder_that_holds_a_pickle_is_refused(tmp_path: Path, name: str) -> N
     pickle.write_bytes(b"\x80\x04.")
     with pytest.raises(ModelError, match="holds a pickle"):
         fingerprint(str(tmp_path), "base")
+
+
+@pytest.mark.parametrize("place", ["part", "pipeline", "auto_map"])
+def test_python_that_a_model_brings_is_not_run(tmp_path: Path, place: str) -> None:
+    """At the three places at which diffusers and transformers look for it."""
+    folder, ran = save_tiny_pipeline(tmp_path / "base"), tmp_path / "ran"
+    index = json.loads((folder / "model_index.json").read_text())
+    code = f"open({str(ran)!r}, 'w')\nfrom diffusers import UNet2DConditionModel\n"
+    if place == "part":
+        index["unet"] = ["theirs", "UNet2DConditionModel"]
+        (folder / "unet" / "theirs.py").write_text(code)
+    elif place == "pipeline":
+        index["_class_name"] = ["theirs", "StableDiffusionPipeline"]
+        (folder / "theirs.py").write_text(code)
+    else:
+        config = folder / "text_encoder" / "config.json"
+        mapped = {"AutoModel": "theirs.Theirs", "AutoConfig": "theirs.Theirs"}
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": mapped}))
+        (folder / "text_encoder" / "theirs.py").write_text(code)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    ref = fingerprint(str(folder), "base")
+    with suppress(ModelError):
+        DiffusionProposer.load(ProposerConfig(model=str(folder), device="cpu"), ref)
+    assert not ran.exists()
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.rabbitmq import PASSWORD, RabbitServer
 from tests.tiny import save_tiny_pipeline, save_tiny_verifier
 from workers.broker import QUEUES, Broker
 from workers.embedded import Embedded
+from workers.snapshot import Snapshot
 
 BASES = ["a hand with a red mug", "a hand with a blue bag"]
 PROPOSALS = len(BASES) * 4 * 2
@@ -84,6 +85,9 @@ def test_what_a_rabbitmq_lost_is_sent_again_and_a_cancelled_run_is_dropped(
     assert fleet.until_finished("lost").accepted == 16 * PER_BASE
     assert fleet.waiting() == 0
     assert fleet.tally("gone").prompted == 0
+    # What workers count is in the Redis beside it.
+    until(lambda: Snapshot.take(fleet.broker).total("judged") >= 16 * PER_BASE, "all counted")
+    assert [Snapshot.take(fleet.broker).workers(queue) for queue in QUEUES] == [1, 1, 1]
 
 
 def test_waiting_messages_are_counted_and_a_queue_that_nobody_made_is_empty(

@@ -129,6 +129,33 @@ def test_weights_that_were_changed_in_the_store_are_refused(
     assert not (tmp_path / "cache" / "mine" / specialist.version).exists()
 
 
+def test_weights_that_were_changed_together_with_their_hash_are_refused(
+    store: FolderStore, base: Path, tmp_path: Path
+) -> None:
+    specialist = kept(store, save_lora(base, tmp_path / "a"), "mine")
+    other = kept(store, save_lora(base, tmp_path / "b", seed=7), "other")
+    (weights,) = specialist.files
+    folder = f"models/mine/{specialist.version}"
+    store.put(f"{folder}/{weights}", store.get(f"models/other/{other.version}/{weights}"))
+    changed = specialist.model_copy(update={"files": other.files})
+    store.put(f"{folder}/model.json", changed.model_dump_json().encode())
+    with pytest.raises(ModelError, match="are not those of its name"):
+        registry.folder_of(specialist.adapter("pinch"), store, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "mine").iterdir()) == []
+
+
+def test_a_model_writes_nothing_outside_its_folder(
+    store: FolderStore, base: Path, tmp_path: Path
+) -> None:
+    specialist = kept(store, save_lora(base, tmp_path / "a"), "mine")
+    for path in ("../../../out.json", "/out.json"):
+        changed = specialist.model_copy(update={"files": {path: "0" * 64} | specialist.files})
+        key = f"models/mine/{specialist.version}/model.json"
+        store.put(key, changed.model_dump_json().encode())
+        with pytest.raises(InputError, match="key"):
+            registry.folder_of(specialist.adapter("pinch"), store, tmp_path / "cache")
+
+
 def test_half_a_specialist_is_none(store: FolderStore, base: Path, tmp_path: Path) -> None:
     specialist = kept(store, save_lora(base, tmp_path / "a"), "mine")
     store.delete(f"models/mine/{specialist.version}/model.json")

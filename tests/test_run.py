@@ -281,6 +281,13 @@ def _assert_passwords_are_not_in_arguments(place: Place) -> None:
     assert (place.folder / ".ppv" / "embedded.json").stat().st_mode & 0o077 == 0
 
 
+def test_what_embedded_services_keep_is_shut_even_in_an_open_folder(tmp_path: Path) -> None:
+    (state := tmp_path / ".ppv").mkdir(mode=0o755)
+    with services(Settings(state_dir=state)):
+        for kept in ("s3", "redis", "logs", "embedded.json"):
+            assert (state / kept).stat().st_mode & 0o077 == 0, kept
+
+
 def _assert_whole(folder: RunFolder) -> None:
     """Exactly one record for each expected proposal, and every picture opens and is the one."""
     ids = Counter(record.id for record in _records(folder))

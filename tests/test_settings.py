@@ -252,3 +252,40 @@ def _settings(folder: Path) -> Settings:
             "verifier": settings.verifier.model_copy(update={"model": str(verifier)}),
         }
     )
+
+
+@pytest.mark.parametrize("variable", ["PPV_BROKER_URL", "PPV_REDIS_URL"])
+@pytest.mark.parametrize("url", ["rediss://:pass-word@host/0", "amqps://ppv:pass-word@host//"])
+def test_no_address_turns_the_verification_of_certificates_off(
+    variable: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, f"{url}?ssl_cert_reqs=none")
+    message = refusal()
+    assert variable.removeprefix("PPV_").lower() in message
+    assert "pass-word" not in message
+    monkeypatch.setenv(variable, url)
+    load_settings()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "cannot be read: No such file"), ("no PEM", "no CA certificates")],
+)
+def test_a_ca_file_that_is_none_is_refused_by_its_name(
+    content: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "ca.pem").write_text(content)
+    monkeypatch.setenv("PPV_TLS_CA", "ca.pem")
+    message = refusal()
+    assert "tls_ca" in message
+    assert "'ca.pem'" in message
+    assert reason in message
+
+
+@pytest.mark.parametrize("url", ["https://ppv:hunter2@host/v1", "https://host/v1?key=hunter2"])
+def test_an_endpoint_is_named_without_a_key_for_it_is_frozen_with_the_run(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PPV_PROMPTER__BASE_URL", url)
+    assert "hunter2" not in refusal()

@@ -2,7 +2,8 @@
 --
 -- KEYS: the run's state, its claims, their records; the set of cancelled runs.
 --   state    a hash. Dollars, in billionths, so that sums are exact: restored (what the store knew),
---            spent (since then), reserved (by requests under way). The window: window (absent: as
+--            spent (since then), reserved (by requests under way),
+--            limit (below 0: none). The window: window (absent: as
 --            wide as it may be), ceiling, shrunk_at. Times, in microseconds: paused_until,
 --            requests_at and tokens_at (when a bucket is full again: GCRA's theoretical arrival
 --            time), awaited_until (by when who waits has asked again), head_at (when `head`, a large request that waits for tokens, may go).
@@ -122,6 +123,7 @@ local function admit(key, holder, concurrency, requests_per_minute, tokens_per_m
   redis.call('ZADD', claims, whole(now + life), key)
   redis.call('HSET', records, key, whole(dollars) .. ' ' .. whole(tokens) .. ' ' .. holder)
   redis.call('HSET', state, 'reserved', whole(reserved + dollars), 'ceiling', whole(concurrency),
+             'limit', whole(limit),
              'tokens_per_minute', whole(tokens_per_minute))
   if requests_at then redis.call('HSET', state, 'requests_at', whole(requests_at)) end
   if tokens_at then redis.call('HSET', state, 'tokens_at', whole(tokens_at)) end

@@ -11,6 +11,7 @@ from pipeline.prompter.dialogue import Request
 from pipeline.prompter.endpoint import Busy, Endpoint
 from pipeline.types import Answer, Usage, digest
 from storage.answers import Answers
+from workers import metrics
 from workers.admission import Admission, Kind
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # after an endpoint failed without saying until when
@@ -67,6 +68,7 @@ class Asker:
             else:
                 tokens = paid.input_tokens + paid.output_tokens
                 self._admission.settle(request.key, holder, paid.usd or 0.0, tokens)
+                metrics.count_dollars(self._run.name, self._endpoint.model, paid.usd or 0.0)
                 return answer
 
     def _send(self, request: Request, *, look_first: bool) -> tuple[Answer, Usage]:

@@ -1,53 +1,123 @@
 """Trying again what time may heal, and giving up, on record, what it will not.
 
-A service that is away is waited for, and then the task is sent again (`PATIENT`).
+What is not the items' fault puts the message back at the end of its queue (`patiently`): a service
+that is away or takes no writes, a model that this machine lacks, a message of a newer version.
 Anything else is about the items: tried a few times, then one by one, so that one bad item costs no
 other, then recorded as a failure.
 """
 
+import logging
+import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from contextlib import suppress
+from functools import wraps
+from typing import Any, NoReturn, TypeVar
 
 import tenacity
 from celery import Task
+from celery.exceptions import Ignore
+from celery.utils.log import get_task_logger
 
 from pipeline.config import Run
-from pipeline.errors import InputError, ItemError, PromptFailed, ServiceError
+from pipeline.errors import (
+    InputError,
+    ItemError,
+    ModelNotHere,
+    PpvError,
+    PromptFailed,
+    ServiceError,
+)
 from pipeline.types import BasePrompt, Failure, Proposal
+from storage.objects import StoreError, check_use
 from storage.runs import RunFolder
-from workers import resources
-from workers.settings import settings
+from workers import metrics, refusal, resources
+from workers.waiting import Waiting
 
 TRIES = 3  # for an error that nobody foresaw
 REDELIVERIES = 3  # of one batch, after which it is held to kill workers
 
-PAUSE_S = 30.0  # at most, before a task is sent again
+PATIENT: dict[str, Any] = {"bind": True, "max_retries": None}
+"""Options of a task that outlives any time without store, broker or model."""
 
-
-class WaitingTask(Task):  # type: ignore[misc]
-    """A task that waits here before it is sent again.
-
-    Its message never names a time to wait for: that would be by this worker's clock, which may be
-    wrong, and whoever takes such a message keeps it and takes the next, however many there are.
-    """
-
-    def retry(self, *args: Any, **options: Any) -> Any:
-        longest_s = min(PAUSE_S, settings().dispatch.visibility_timeout_s / 4)
-        time.sleep(min(2.0**self.request.retries, longest_s))
-        return super().retry(*args, **options | {"countdown": 0})
-
-
-PATIENT: dict[str, Any] = {
-    "bind": True,
-    "base": WaitingTask,
-    "autoretry_for": (ServiceError,),
-    "max_retries": 30,
-}
-"""Options of a task that outlives a quarter of an hour without store or broker."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+logger = get_task_logger(__name__)
+logger.addHandler(logging.NullHandler())  # the command line says itself what failed
+
+
+def patiently(work: Callable[..., Result]) -> Callable[..., Result]:
+    """A task that refuses what is no work, and puts back what cannot be done here or now.
+
+    However often that happens, it is no try of the work itself, and nothing is given up by it.
+    """
+
+    @wraps(work)
+    def run(task: Task, message: dict[str, Any]) -> Result:
+        global _pause
+        try:
+            if _pause.store_failed:
+                check_use(resources.folder(refusal.check_name(message)).store)
+            result = work(task, message)
+        except refusal.Refused as error:
+            refusal.record(task.name, task.request.hostname, str(error))
+            raise Ignore from None
+        except (ModelNotHere, refusal.TooNew, ServiceError) as error:
+            _put_back(task, message["run"], error)
+        _pause = _Pause()  # something was done
+        return result
+
+    return run
+
+
+def _put_back(task: Task, run: str, error: PpvError) -> NoReturn:
+    """The message goes to the end of its queue: other runs' come first, and other workers try.
+
+    It is there before this worker pauses, and its old copy goes only after. It names no time to
+    wait for: that would be by this worker's clock, which may be wrong, and whoever takes such a
+    message keeps it and takes the next.
+    """
+    passes = isinstance(error, ServiceError)
+    reason = " ".join(str(error).split())[:300]
+    if not _pause.spells:
+        logger.warning("%s: put back into the queue %s: %s", run, task.name, reason)
+    with suppress(ServiceError):
+        if resources.broker().is_cancelled(run):
+            raise Ignore
+        Waiting(resources.broker()).say(run, task.request.hostname, reason, passes=passes)
+    again = task.retry(exc=error, countdown=0, throw=False)
+    _pause.begin(task.request.id, error)
+    raise again from None
+
+
+class _Pause:
+    """How long this process waits after it put a message back, longer each time, at most 5 s.
+
+    For what another worker may have, only when it meets a message for the second time: the queue
+    has come round then, and holds nothing that can be done here.
+    """
+
+    def __init__(self) -> None:
+        self.spells = self._rounds = 0
+        self.store_failed = False  # the last thing that went wrong
+        self._met: set[str] = set()
+
+    def begin(self, message: str, error: PpvError) -> None:
+        self.store_failed = isinstance(error, StoreError)
+        self.spells += 1
+        if message not in self._met and not isinstance(error, ServiceError):
+            self._met.add(message)
+            return
+        self._met = {message}
+        self._rounds += 1
+        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self._rounds)
+        time.sleep(random.uniform(0.5, 1) * longest)
+
+
+_pause = _Pause()
 
 
 class GivenUp(Exception):
@@ -56,16 +126,18 @@ class GivenUp(Exception):
     def __init__(self, error: BaseException, tries: int) -> None:
         super().__init__(f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}")
         self.tries = tries
+        self.kind = type(error).__name__  # for logs: what it says may quote a prompt
 
 
 def persist(work: Callable[[], Result]) -> Result:
     """What `work` returns, tried again after a growing pause.
 
-    Raises GivenUp, and ServiceError at once: that is for the whole task to wait for.
+    Raises GivenUp, and at once ServiceError and ModelNotHere: those are about the whole task.
     """
+    never = (ItemError, InputError, ServiceError, ModuleNotFoundError)
     try:
         return tenacity.Retrying(
-            retry=tenacity.retry_if_not_exception_type((ItemError, InputError, ServiceError)),
+            retry=tenacity.retry_if_not_exception_type(never),
             wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=30),
             stop=tenacity.stop_after_attempt(TRIES),
         )(work)
@@ -73,6 +145,10 @@ def persist(work: Callable[[], Result]) -> Result:
         cause = error.last_attempt.exception()
         assert cause is not None
         raise GivenUp(cause, error.last_attempt.attempt_number) from cause
+    except ModuleNotFoundError as error:
+        raise ModelNotHere(f"{error.name} is not installed here") from error
+    except ModelNotHere:
+        raise
     except (ItemError, InputError) as error:
         raise GivenUp(error, 1) from error
 
@@ -99,6 +175,9 @@ def divide(
 
 def give_up(run: str, stage: str, proposal: Proposal, error: GivenUp) -> None:
     """Put it on record that a proposal will have no verdict."""
+    metrics.count("failures", stage=stage)
+    about = {"run": run, "proposal": proposal.id, "stage": stage}
+    logger.warning("given up: %s", error.kind, extra=about)
     resources.folder(run).write_failure(
         Failure(
             id=proposal.id,
@@ -112,6 +191,9 @@ def give_up(run: str, stage: str, proposal: Proposal, error: GivenUp) -> None:
 
 def give_up_base(folder: RunFolder, run: Run, base: BasePrompt, error: GivenUp) -> None:
     """Put it on record that a base prompt has no detailed prompts, and what was paid for it."""
+    metrics.count("failures", stage="prompt")
+    about = {"run": run.name, "base": base.id, "stage": "prompt"}
+    logger.warning("given up: %s", error.kind, extra=about)
     paid = error.__cause__ if isinstance(error.__cause__, PromptFailed) else PromptFailed("")
     folder.write_failure(
         Failure(

@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import redis
@@ -14,7 +15,9 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from pipeline.errors import InputError, ServiceError
+from storage.certificates import trouble_of
 from workers.rabbitmq import RabbitMQ, is_rabbitmq
+from workers.tls import tls_options
 
 QUEUES = ("prompt", "propose", "verify")
 
@@ -30,12 +33,13 @@ class Broker:
     """A connection to what carries the queues, and to the Redis that workers share: mostly one.
 
     redis_url: where that Redis is, if the queues are on a RabbitMQ.
+    tls_ca: a file of CA certificates, for rediss:// and amqps://.
     address: its address, for messages.
     """
 
-    def __init__(self, url: str, redis_url: str = "") -> None:
+    def __init__(self, url: str, redis_url: str = "", tls_ca: Path | None = None) -> None:
         try:
-            self._rabbitmq = RabbitMQ(url, address_of(url)) if is_rabbitmq(url) else None
+            self._rabbitmq = RabbitMQ(url, address_of(url), tls_ca) if is_rabbitmq(url) else None
             self._variable = "PPV_REDIS_URL" if self._rabbitmq else "PPV_BROKER_URL"
             self.address = address_of(redis_url or url)
             self._redis = redis.Redis.from_url(
@@ -44,6 +48,7 @@ class Broker:
                 socket_timeout=10,
                 retry=Retry(ExponentialBackoff(cap=0.5), retries=3),
                 decode_responses=True,
+                **tls_options(redis_url or url, tls_ca),
             )
         except ValueError:  # whose message may hold a part of the password
             raise InputError(
@@ -191,4 +196,4 @@ def address_of(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return trouble_of(str(error)) or (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_init, worker_process_init
 
+from workers import logs, metrics, traces
 from workers.processes import end_with_parent
 
 # Flower takes its options from here unless told otherwise: loopback, behind a login.
@@ -69,3 +70,7 @@ worker_init.connect(load_before_forking)
 worker_init.connect(share_cores)
 worker_process_init.connect(end_with_worker)
 worker_process_init.connect(compile_before_working)
+logs.connect()
+metrics.connect()
+traces.connect()
+app.Task.resultrepr_maxsize = 0  # a message goes on to the next queue: its prompts are in no log

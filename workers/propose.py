@@ -9,7 +9,7 @@ from celery.utils.log import get_task_logger
 
 from pipeline.pictures import encode
 from pipeline.types import Proposal, ProposalBatch
-from workers import attempts, resources
+from workers import attempts, logs, metrics, refusal, resources
 from workers.celery import app
 
 logger = get_task_logger(__name__)
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 @app.task(name="propose", **attempts.PATIENT)
+@attempts.patiently
 def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
     """Draw what the store does not have yet; the same batch goes on to the verifier."""
-    batch = ProposalBatch.model_validate(message)
+    batch = refusal.admit(ProposalBatch, message)
+    logs.about(batch.run, batch.id)
     if resources.broker().is_cancelled(batch.run):
         return message
     folder = resources.folder(batch.run)
@@ -61,15 +63,17 @@ def _draw(
     folder = resources.folder(batch.run)
 
     def draw(some: Sequence[Proposal]) -> "list[Drawing]":
-        return proposer.draw(
-            [proposal.prompt.text for proposal in some],
-            [proposal.seed for proposal in some],
-            batch.sampler,
-            batch.proposer.adapter,
-        )
+        with metrics.at_work("propose", len(some)):
+            return proposer.draw(
+                [proposal.prompt.text for proposal in some],
+                [proposal.seed for proposal in some],
+                batch.sampler,
+                batch.proposer.adapter,
+            )
 
     def keep(proposal: Proposal, drawing: "Drawing") -> None:
         folder.write_image(proposal.id, encode(drawing, proposal))
+        metrics.count("drawn", proposer=batch.proposer.label)
 
     under_way: list[Future[None]] = []
     left = list(missing)
@@ -80,4 +84,4 @@ def _draw(
             under_way.append(resources.threads().submit(keep, proposal, drawing))
     for each in under_way:
         each.result()
-    logger.info("%s: %s", batch.id, proposer.effort.summary())
+    logger.info("%d drawn; so far %s", len(missing), proposer.effort.summary())

@@ -6,12 +6,15 @@ cancelled, takes decisions in one step, which is Redis' work: PPV_REDIS_URL says
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from amqp.exceptions import AccessRefused, NotFound
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from pipeline.errors import ServiceError
+from storage.certificates import trouble_of
+from workers.tls import tls_options
 
 _TIMEOUT_S = 5.0
 _ATTEMPT = {"max_retries": 1, "interval_start": 0.2}
@@ -24,9 +27,10 @@ def is_rabbitmq(url: str) -> bool:
 class RabbitMQ:
     """A connection for questions. Every verb raises ServiceError, with the address, if it fails."""
 
-    def __init__(self, url: str, address: str) -> None:
+    def __init__(self, url: str, address: str, tls_ca: Path | None = None) -> None:
         self.address = address
-        self._connection = Connection(url, connect_timeout=_TIMEOUT_S)
+        ssl = tls_options(url, tls_ca) or False
+        self._connection = Connection(url, ssl=ssl, connect_timeout=_TIMEOUT_S)
 
     def close(self) -> None:
         self._connection.release()
@@ -60,4 +64,5 @@ class RabbitMQ:
             ) from None
         except (OperationalError, *self._connection.recoverable_connection_errors) as error:
             self._connection.release()  # so that the next question connects anew
-            raise ServiceError(f"no broker answers at {self.address} ({error})") from None
+            reason = trouble_of(str(error)) or error
+            raise ServiceError(f"no broker answers at {self.address} ({reason})") from None

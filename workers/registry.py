@@ -89,7 +89,7 @@ def find(reference: str, base: ModelRef, store: ObjectStore, category: str = "")
 def folder_of(adapter: Adapter, store: ObjectStore, cache: Path) -> Path:
     """The folder of an adapter's files on this machine, fetched if they are not there yet.
 
-    Raises ModelError if they are nowhere, StoreError if the store does not answer.
+    Raises ModelNotHere if they are nowhere, StoreError if the store does not answer.
     """
     for specialist, folder in shipped():
         if specialist.weights == adapter.weights:

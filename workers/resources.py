@@ -11,7 +11,7 @@ from pipeline.types import Adapter, ModelRef
 from storage.objects import ObjectStore
 from storage.patient import PatientStore, patiently
 from storage.runs import RunFolder
-from workers import registry
+from workers import metrics, registry
 from workers.broker import Broker
 from workers.embedded import broker_of, store_of
 from workers.flight import Flight
@@ -46,7 +46,9 @@ def folder(run: str) -> RunFolder:
 @lru_cache(maxsize=64)
 def run(name: str) -> Run:
     """A run's configuration; frozen, so it is read once."""
-    return folder(name).read()
+    config = folder(name).read()
+    metrics.expect(config)
+    return config
 
 
 @lru_cache(maxsize=64)

@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +21,7 @@ from pydantic_settings import (
 
 from pipeline.config import EndpointConfig, PrompterConfig, ProposerConfig, VerifierConfig
 from pipeline.errors import InputError
+from storage.certificates import trusting
 from storage.s3 import S3Config
 
 PREFIX = "PPV_"
@@ -52,16 +54,32 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # a value may be a password
     )
 
-    broker_url: SecretStr = SecretStr("")  # redis://... or amqp://...; empty: embedded Redis
+    # redis[s]://... or amqp[s]://...; empty: embedded Redis
+    broker_url: SecretStr = SecretStr("")
     redis_url: SecretStr = SecretStr("")  # beside an amqp:// broker; empty: embedded Redis
     store_url: str = ""  # s3://bucket/prefix or file:///folder; empty: embedded S3
     s3: S3Config | None = None
+    tls_ca: Path | None = None  # CA certificates (PEM) of your own, for rediss, amqps and https
     state_dir: Path = Path(".ppv")  # what the embedded services keep
     prompter: PrompterConfig = PrompterConfig()
     endpoint: EndpointConfig = EndpointConfig()
     proposer: ProposerConfig = ProposerConfig()
     verifier: VerifierConfig = VerifierConfig()
     dispatch: DispatchConfig = DispatchConfig()
+
+    @field_validator("broker_url", "redis_url")
+    @classmethod
+    def _without_options(cls, url: SecretStr) -> SecretStr:
+        """Options in an address win over all others: "?ssl_cert_reqs=none" would end all trust."""
+        if urlsplit(url.get_secret_value()).query:
+            raise ValueError("no ?options behind an address; in a password, write %3F for ?")
+        return url
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _with_certificates(cls, ca: Path | None) -> Path | None:
+        trusting(ca)
+        return ca
 
     @classmethod
     def settings_customise_sources(

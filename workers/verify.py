@@ -6,18 +6,21 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
+from celery.utils.log import get_task_logger
 
 from pipeline.errors import ItemError, PpvError
 from pipeline.pictures import decode, sha256
 from pipeline.types import Proposal, ProposalBatch, Record
 from storage.objects import ObjectNotFound
 from storage.runs import RunFolder
-from workers import attempts, resources
+from workers import attempts, logs, metrics, refusal, resources
 from workers.asking import RunCancelled
 from workers.celery import app
 
 if TYPE_CHECKING:
     from pipeline.proposer.diffusion import Drawing
+
+logger = get_task_logger(__name__)
 
 PICTURES_AT_ONCE = 32  # judged while the next ones are read and decoded
 
@@ -32,9 +35,11 @@ class Picture:
 
 
 @app.task(name="verify", **attempts.PATIENT)
+@attempts.patiently
 def verify(task: Task, message: dict[str, Any]) -> None:
     """Judge a batch of proposals and keep their records, accepted or not."""
-    batch = ProposalBatch.model_validate(message)
+    batch = refusal.admit(ProposalBatch, message)
+    logs.about(batch.run, batch.id)
     _verify(task, batch)
     resources.flight(batch.run).leave(batch)
 
@@ -60,6 +65,9 @@ def _verify(task: Task, batch: ProposalBatch) -> None:
                 _give_up(batch.run, picture, attempts.GivenUp(said, 1))
     if records:
         folder.write_records(batch, records)
+        metrics.count_verdicts(records)
+        accepted = sum(record.verdict.accepted for record in records)
+        logger.info("%d judged, %d accepted", len(records), accepted)
 
 
 def _read(folder: RunFolder, proposal: Proposal) -> Picture | None:
@@ -102,8 +110,9 @@ def _judge(run_name: str, pictures: Sequence[Picture]) -> list[Record | PpvError
     images = [picture.drawing.image for picture in pictures]
     prompts = [picture.proposal.prompt.text for picture in pictures]
     verifier = resources.verifier(run.verifier, run.verifier_ref)
-    verdicts = verifier.judge(images, prompts, run.thresholds)
-    heard = hear_all(resources.opinions(run_name), images, prompts)
+    with metrics.at_work("verify", len(images)):
+        verdicts = verifier.judge(images, prompts, run.thresholds)
+        heard = hear_all(resources.opinions(run_name), images, prompts)
     return [
         said.error
         or Record(

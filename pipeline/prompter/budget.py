@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.config import Run
 from pipeline.errors import ModelError, ServiceError
-from pipeline.models import folder_of
+from pipeline.models import installed
 from pipeline.types import ModelRef, Reading
 from pipeline.verifier.clauses import BOUNDARIES
 
@@ -175,7 +175,7 @@ def _counter(tokenizer: Any) -> Callable[[str], int]:
 
 def _tokenizers_of(ref: ModelRef, part: str, patterns: list[str]) -> Path:
     """The folder that holds a model's tokenizer; of a hub id, only these files are fetched."""
-    folder = folder_of(ref.name, part)
+    folder = installed(ref, part)
     if folder is not None:
         return folder
     from huggingface_hub import snapshot_download

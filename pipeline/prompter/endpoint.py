@@ -41,7 +41,7 @@ class Endpoint:
 
     def __init__(self, config: PrompterConfig, timeout_s: float) -> None:
         """Raises InputError if there is no key."""
-        self._model, self._timeout_s = config.model, timeout_s
+        self.model, self._timeout_s = config.model, timeout_s
         try:
             self.client = openai.OpenAI(
                 base_url=config.base_url or None, timeout=timeout_s, max_retries=0
@@ -85,7 +85,7 @@ class Endpoint:
         """
         try:
             with self.client.chat.completions.with_streaming_response.create(
-                model=self._model,
+                model=self.model,
                 messages=[],
                 # The body as it is: the client's own walk through the schema, to rename what needs
                 # no renaming, costs as much time as all the rest of a request.
@@ -132,7 +132,7 @@ class Endpoint:
             return InputError(f"{self.address} refused the key: check OPENAI_API_KEY")
         if status == 404:
             return InputError(
-                f"{self.address} has no model {self._model!r}, or is no such endpoint: check "
+                f"{self.address} has no model {self.model!r}, or is no such endpoint: check "
                 "prompter.model, and the base URL, which usually ends with /v1"
             )
         if code == "insufficient_quota":

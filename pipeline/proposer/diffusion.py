@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pipeline.config import ProposerConfig
 from pipeline.devices import device_of, dtype_of
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, ModelNotHere
 from pipeline.models import location
 from pipeline.proposer.batches import Batches, name_of
 from pipeline.proposer.decoding import Decoder, finite, refuse
@@ -160,6 +160,8 @@ class DiffusionProposer:
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
+            if revision and isinstance(error, OSError):
+                raise ModelNotHere(f"{ref.name!r} cannot be had from the hub: {reason}") from error
             raise ModelError(f"{ref.name!r} is no text-to-image pipeline: {reason}") from error
         pipe = pipe.to(device)
         model = f"{name_of(device)} {ref.weights} {str(dtype).removeprefix('torch.')}"

@@ -115,6 +115,12 @@ def check_adapter(path: Path, base_folder: Path | None = None) -> AdapterFiles:
     return AdapterFiles(method, f"sha256:{weights}", total, folder, tuple(files))
 
 
+def weights_of(path: Path) -> str:
+    """The hash by which an adapter's weights are named. Raises ModelError as `find` does."""
+    method, where = find(path)
+    return f"sha256:{_sha256(where) if method == 'lora' else _hash_of(where)}"
+
+
 def find(path: Path) -> tuple[Method, Path]:
     """The file of low-rank weights, or the folder of a whole pipeline. Raises ModelError."""
     _refuse_pickles([path])

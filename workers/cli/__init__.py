@@ -16,6 +16,7 @@ from workers.cli import (
     evaluate,
     export,
     label,
+    metrics,
     models,
     prompts,
     report,
@@ -54,6 +55,7 @@ for module in (
     label,
     reproduce,
     doctor,
+    metrics,
 ):
     cli.command()(getattr(module, module.__name__.rpartition(".")[2]))
 for name, group in (

@@ -1,12 +1,17 @@
 """`ppv doctor`: what works here, and what to do about what does not."""
 
-import secrets
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import typer
 
 from pipeline.errors import InputError, ModelError, PpvError, ServiceError
 from workers.cli import options
+
+if TYPE_CHECKING:
+    from workers.broker import Broker
+
+_REFUSALS_SHOWN = 5
 
 Check = tuple[str, Callable[[], str]]
 
@@ -45,21 +50,29 @@ def _broker() -> str:
     with session() as here:
         here.broker.ping()
         kind = "embedded" if here.children else "answers"
-        return f"{here.broker.addresses} ({kind})"
+        return f"{here.broker.addresses} ({kind}){_refused(here.broker)}"
+
+
+def _refused(broker: "Broker") -> str:
+    """What workers refused last, a line each."""
+    from workers.refusal import Refusals
+
+    refusals = Refusals(broker)
+    if not (count := refusals.count()):
+        return ""
+    latest = (
+        f"\n        {each.at} {each.queue or '?'}: {each.reason}"
+        for each in refusals.latest(_REFUSALS_SHOWN)
+    )
+    return f"\n      workers refused {count} messages, the last ones:{''.join(latest)}"
 
 
 def _store() -> str:
+    from storage.objects import check_use
     from workers.cli.session import open_for_reading
 
     with open_for_reading() as store:
-        key, data = f"doctor/{secrets.token_hex(8)}", secrets.token_bytes(4096)
-        store.put(key, data)
-        whole = store.get(key) == data
-        store.delete(key)
-        if not whole:
-            raise ServiceError(f"{store.address} gave back other bytes than were written")
-        if store.exists(key):
-            raise ServiceError(f"{store.address} did not delete {key!r}: check its permissions")
+        check_use(store)
         return f"{store.address} (wrote, read and deleted an object)"
 
 
@@ -87,11 +100,6 @@ def _device() -> str:
 
     config = settings().proposer
     device = device_of(config.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            f"proposer.device is {config.device!r}, but torch {torch.__version__} sees no GPU: "
-            "install a CUDA build of torch, or set proposer.device=cpu"
-        )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{name}, {dtype_of(config.dtype, device)}".replace("torch.", "")
 

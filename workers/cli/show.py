@@ -26,6 +26,11 @@ _PLAIN_EVERY_S = 5.0
 console = Console(stderr=True, highlight=False)
 
 
+def say(line: str) -> None:
+    """A line for people, above the bars if there are some."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
 class Show(Protocol):
     def __call__(self, tally: Tally) -> None: ...
 

@@ -13,7 +13,7 @@ from storage.runs import RunFolder
 from workers import dispatch
 from workers.cli.results import write_dataset, write_page
 from workers.cli.session import Session, session
-from workers.cli.show import console, showing, summary
+from workers.cli.show import console, say, showing, summary
 from workers.fleet import Crew, Watch
 from workers.inputs import Format, read_bases
 from workers.pages.wording import shorten, visible
@@ -42,7 +42,7 @@ def see_through(
 ) -> tuple[dispatch.Enqueued, Tally]:
     """Enqueue base prompts and wait until all that a run has is done, or it is cancelled."""
     with showing() as show, Crew(here.settings, here.children) as crew:
-        watch = Watch(folder, here.settings, here.broker, crew, show)
+        watch = Watch(folder, here.settings, here.broker, crew, show, say)
         counts = dispatch.enqueue(
             folder, bases, here.broker, here.settings.dispatch, while_waiting=watch.look
         )
@@ -64,12 +64,12 @@ def finish(run_name: str, out: Path, *, failed: bool) -> None:
             )
         here.broker.revive(folder.name)
         with showing() as show, Crew(here.settings, here.children) as crew:
-            watch = Watch(folder, here.settings, here.broker, crew, show)
+            watch = Watch(folder, here.settings, here.broker, crew, show, say)
             watch.doubt()
             tally = watch.until_done()
             if failed and dispatch.forget_failures(folder):
                 # Only now, that nothing is under way: a batch must not change while it is.
-                watch = Watch(folder, here.settings, here.broker, crew, show)
+                watch = Watch(folder, here.settings, here.broker, crew, show, say)
                 watch.doubt()
                 tally = watch.until_done()
         _conclude(here, folder, tally, out)
