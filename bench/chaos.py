@@ -281,6 +281,7 @@ def measure(
     return figures_of(seed, models, visibility, fleet, struck, seen, found, counts) | {
         "seconds": round(ended - started, 1),
         "after_last_fault_s": round(ended - over, 1),
+        "last_record_s": round(seen.latest - over, 1),
         "dispatcher_gave_up": dispatcher.gave_up,
         "finished": dispatcher.finished,
         "unasked_worker_deaths": deaths - caused,
@@ -448,7 +449,7 @@ def show(figures: dict[str, Any]) -> None:
     )
     print(
         f"{figures['seconds']:.0f} s, of which {figures['after_last_fault_s']:.0f} s after the "
-        f"last fault; {figures['machine']}"
+        f"last fault (the last record after {figures['last_record_s']:.0f} s); {figures['machine']}"
     )
     print(
         f"the dispatcher gave up {len(figures['dispatcher_gave_up'])} times; workers died by "

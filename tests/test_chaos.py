@@ -224,6 +224,36 @@ def test_a_dead_workers_message_comes_back_though_another_died_while_it_looked_f
         client.flushdb()
 
 
+CLOSE_WHAT_IS_GONE = """
+from workers.celery import app, survive_a_broker_that_goes
+
+survive_a_broker_that_goes()
+with app.connection() as connection:
+    channel = connection.default_channel
+    app.amqp.queues["verify"](channel).declare()
+    app.send_task("verify", args=[{}], queue="verify")
+    channel.basic_get("verify")
+    transport, client = connection.transport, connection.transport.client
+    channel._disconnect_pools()
+    transport.client = None  # as while a worker connects again
+    try:
+        channel.close()
+    except connection.connection_errors as error:
+        print(error)
+    transport.client = client
+    channel.qos._delivered.clear()
+"""
+
+
+def test_a_connection_that_is_gone_fails_as_one(redis_url: str) -> None:
+    """Of anything else a worker dies."""
+    url = redis_url.removesuffix("/0") + "/10"
+    said = in_a_process(CLOSE_WHAT_IS_GONE, url)
+    assert said == "the connection to the broker is gone\n"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+
+
 FEED_WHILE_THE_STORE_IS_AWAY = """
 import sys, threading
 from pathlib import Path
@@ -279,3 +309,4 @@ def test_a_run_under_faults_loses_nothing_and_does_little_twice(tmp_path: Path) 
     lost = [found[name] for name in ("missing", "failed", "duplicated", "unreadable")]
     assert lost == [0, 0, 0, 0]
     assert found["redone_batches_a_worker_a_fault"] <= 1
+    assert found["unasked_worker_deaths"] == 0
