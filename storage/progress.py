@@ -76,17 +76,22 @@ class Progress:
         self._described = Seen()  # of these, those that have detailed prompts after all
         self.tally = Tally()
 
-    def update(self, look: Callable[[Record], object] = lambda record: None) -> Tally:
-        """look: is shown each new record, so that whoever wants them need not read them again."""
+    def update(
+        self, look: Callable[[Record], object] = lambda record: None, *, whole: bool = False
+    ) -> Tally:
+        """look: is shown each new record, so that whoever wants them need not read them again.
+
+        whole: whatever is done counts, however much there is to list; for who acts on what is not.
+        """
         tally, was_finished = self.tally, self.tally.finished
         if not tally.enqueued:
             self.run = self._folder.read()
-            self._count_inputs()
-        for records in self.new_batches():
+            self._count_inputs(whole)
+        for records in self.new_batches(whole):
             self._count_records(records)
             for record in records:
                 look(record)
-        for failure in self._new_failures():
+        for failure in self._new_failures(whole):
             if failure.stage == "prompt":
                 self._given_up.add(failure.id)
                 tally.failed += self.run.proposals_per_base
@@ -101,10 +106,10 @@ class Progress:
         """Whether all its proposals have records."""
         return self._judged_of[base.id] >= self.run.proposals_per_base
 
-    def _count_inputs(self) -> None:
+    def _count_inputs(self, whole: bool) -> None:
         tally, total = self.tally, self.run.base_prompts
         if total is None:
-            new = (id for id in self._inputs.look() if id not in self._inputs_read)
+            new = (id for id in self._inputs.look(whole) if id not in self._inputs_read)
             for batch in ahead(self._folder.read_input, new):
                 for base in batch.bases:
                     self.bases.add(base.id)
@@ -152,16 +157,16 @@ class Progress:
         for batch in self.new_batches():
             yield from batch
 
-    def new_batches(self) -> Iterator[list[Record]]:
+    def new_batches(self, whole: bool = False) -> Iterator[list[Record]]:
         """The same, those together that were judged together."""
-        listed = sorted(self._records.look())  # so the same one, however listed
+        listed = sorted(self._records.look(whole))  # so the same one, however listed
         new = (id for id in listed if id not in self._batches)
         for batch_id, records in ahead(lambda id: (id, self._folder.records_of(id)), new):
             if self._batches.add(batch_id):  # only now: an earlier call may have broken off here
                 yield [record for record in records if self.judged.add(record.id)]
 
-    def _new_failures(self) -> Iterator[Failure]:
-        for failure_id in self._failures.look():
+    def _new_failures(self, whole: bool) -> Iterator[Failure]:
+        for failure_id in self._failures.look(whole):
             if failure_id not in self.judged and failure_id not in self.failed:
                 failure = self._folder.read_failure(failure_id)
                 self.failed.add(failure_id)

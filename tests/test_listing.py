@@ -293,6 +293,22 @@ def test_what_could_not_be_read_is_read_at_the_next_look(
 # What is sent again
 
 
+def test_a_whole_look_counts_whatever_is_done_though_a_look_lists_but_a_part(
+    store: Counting, folder: RunFolder, _small_answers: None
+) -> None:
+    sent = enqueue(folder, range(400))
+    folder.write(RUN.model_copy(update={"base_prompts": 400}))
+    for batch in sent[:80]:
+        work(folder, batch)
+    partly, wholly = Progress(folder), Progress(folder)
+    for progress in (partly, wholly):
+        progress.update()
+    for batch in sent[80:]:
+        work(folder, batch)
+    assert partly.update().judged < 400
+    assert wholly.update(whole=True).judged == 400
+
+
 def test_what_is_missing_is_found_without_reading_what_is_done(
     store: Counting, folder: RunFolder
 ) -> None:

@@ -246,8 +246,8 @@ class Watch:
         return not holds
 
     def _begin_resending(self) -> None:
-        """Unless somebody else does it."""
-        if self._mending.take():
+        """Unless somebody else does it, or a part of the store was only not looked at yet."""
+        if self.progress.update(whole=True).missing and self._mending.take():
             self._resending = Resending(self._folder, self.progress, self._broker, self._dispatch)
         self._doubted = False
         self._changed_at = time.monotonic()

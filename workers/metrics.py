@@ -162,9 +162,10 @@ def at_work(queue: str, items: int) -> Iterator[None]:
     try:
         yield
     finally:
-        count("busy_seconds", time.monotonic() - started, queue=queue, worker=ledger.worker)
+        seconds = time.monotonic() - started
         count("batch_size_count", queue=queue)
         count("batch_size_sum", items, queue=queue)
+        count("busy_seconds", seconds, queue=queue, worker=ledger.worker)
 
 
 def expect(run: Run) -> None:

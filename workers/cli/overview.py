@@ -237,9 +237,8 @@ def drawn(overview: Overview) -> Group:
     """For a terminal."""
     parts: list[Table | Text] = []
     if overview.queues:
-        parts.append(_queues(overview.queues))
+        parts += [_queues(overview.queues), Text()]
     if overview.runs:
-        parts.append(Text())
         parts.append(_runs(list(overview.runs.values())))
     if overview.trouble:
         parts.append(Text(overview.trouble, style="yellow"))
