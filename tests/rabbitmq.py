@@ -72,7 +72,12 @@ class RabbitServer:
     def _start_child(self, *command: str) -> "subprocess.Popen[bytes]":
         with (self._folder / "out").open("ab") as out:
             return subprocess.Popen(
-                command, env=self._environment, stdout=out, stderr=out, start_new_session=True
+                command,
+                cwd=self._folder,  # where it leaves what it could not write when it was killed
+                env=self._environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
 
 
