@@ -2,10 +2,12 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
 
+from pipeline.errors import ServiceError
 from workers.cli import options
 
 if TYPE_CHECKING:
@@ -52,24 +54,36 @@ def enqueue(
 
 
 class _Waiting:
-    """Says, once, that nobody seems to work; and looks whether messages were lost."""
+    """When nothing moves any more: says so once, and has what was lost sent again.
+
+    Not before: a look reads the records of the whole run, and nobody feeds it meanwhile.
+    """
 
     _AFTER_S = 20.0
 
     def __init__(self, folder: "RunFolder", settings: "Settings", broker: "Broker") -> None:
-        self._of = folder, settings, broker
-        self._since = time.monotonic()
+        from workers.flight import Flight
+
+        self._folder, self._settings, self._broker = folder, settings, broker
+        self._run, self._flight = folder.read(), Flight(broker, folder.name)
+        self._under_way, self._since = -1, time.monotonic()
         self._watch: Watch | None = None
 
     def __call__(self) -> None:
         from workers.fleet import Watch
 
-        if self._watch:
-            self._watch.look()
-        elif time.monotonic() - self._since > self._AFTER_S:
-            self._watch = Watch(*self._of)
+        with suppress(ServiceError):  # which the caller waits for
+            window = self._settings.dispatch.in_flight
+            under_way = self._flight.share(self._run, window).under_way
+            if under_way != self._under_way:
+                self._under_way, self._since = under_way, time.monotonic()
+        if time.monotonic() - self._since < self._AFTER_S:
+            return
+        if self._watch is None:
+            self._watch = Watch(self._folder, self._settings, self._broker)
             print(
                 "waiting for room; if no worker runs, start one for each queue: "
                 "celery -A workers worker -Q prompt (propose, verify)",
                 file=sys.stderr,
             )
+        self._watch.look()
