@@ -1,7 +1,9 @@
 """What a run holds in the end, proposal by proposal, beside what it was asked for."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from pipeline.errors import ItemError
 from pipeline.pictures import decode, sha256
@@ -9,6 +11,8 @@ from pipeline.types import BasePrompt, Record
 from storage.objects import ObjectNotFound
 from storage.runs import RunFolder
 from workers import canvas
+
+READS_AT_ONCE = 8
 
 
 @dataclass
@@ -52,8 +56,12 @@ def audit(folder: RunFolder, bases: Iterable[BasePrompt]) -> Found:
             found.duplicated.append(proposal)
         elif len(some) > 1:
             found.judged_twice += 1
-        if not _is_whole(folder, some[0]):
-            found.unreadable.append(proposal)
+    first = [some[0] for some in records.values()]
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        whole = threads.map(partial(_is_whole, folder), first)
+        found.unreadable = [
+            record.id for record, is_whole in zip(first, whole, strict=True) if not is_whole
+        ]
     return found
 
 
