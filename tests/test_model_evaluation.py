@@ -684,6 +684,7 @@ def test_two_models_of_one_arm_are_measured_together(
     assert means[2] == pytest.approx((means[0] + means[1]) / 2) != pytest.approx(means[0])
     page = (place.folder / "both" / "models.html").read_text()
     assert "large draws 64x64 and base 32x32" in page
+    assert "both: 2 models measured together" in page
     with Image.open(place.folder / "both" / "models.png") as grid:
         assert np.asarray(grid.convert("L"))[216:, 180:].std() > 1  # a third row of pictures
 

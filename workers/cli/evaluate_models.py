@@ -5,6 +5,7 @@ goes on where the last one stopped, and one arm's pictures serve any comparison.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -263,6 +264,10 @@ def _notes(
     drawn: Sequence[Drawn], doubts: Sequence[_Doubts], options: Options, metrics: Metrics
 ) -> Iterator[str]:
     """What the figures leave out."""
+    models = Counter(each.arm.label for each in drawn)
+    for label, several in models.items():
+        if several > 1:
+            yield f"{label}: {several} models measured together; the pictures are the first one's"
     for each, doubt in zip(drawn, doubts, strict=True):
         label, tally = each.arm.label, each.tally
         if doubt.lacking:
