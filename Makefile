@@ -15,7 +15,7 @@ VENV = $(PYTHON) -m venv .venv
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 endif
 
-.PHONY: demo tactiletango paper test lint secrets audit clean
+.PHONY: demo tactiletango paper test test-slow lint secrets audit clean
 
 demo: .venv/installed  ## base prompts from examples/ to a verified dataset and its report
 	$(BIN)/ppv demo
@@ -31,8 +31,11 @@ paper: .venv/installed  ## the paper's comparison, arm by arm; hours, and goes o
 	$(BIN)/python -m bench.paper
 
 # One thread a process: two on two busy cores wait for each other.
-test: .venv/installed-test  ## every test, on services that the tests start themselves
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+test: .venv/installed-test  ## the tests, on services that the tests start themselves
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: .venv/installed-test  ## the few that take most of a minute each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

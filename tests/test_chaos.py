@@ -158,11 +158,17 @@ def test_a_deck_begins_with_one_fault_of_each_kind_and_is_the_seeds() -> None:
 SEND_AGAIN = """
 from celery.exceptions import Retry
 from pipeline.errors import ServiceError
+from workers import refusal
 from workers.verify import verify
 
-verify.push_request(args=[{}], kwargs={}, called_directly=False, retries=0, id="1")
+def away(*_):
+    raise ServiceError("away")
+
+refusal.admit = away
+batch = {"run": "some"}
+verify.push_request(args=[batch], kwargs={}, called_directly=False, retries=0, id="1", hostname="x")
 try:
-    verify.retry(exc=ServiceError("away"))
+    verify.run(batch)
 except Retry:
     print("sent")
 """
@@ -292,6 +298,7 @@ def test_an_input_that_ends_while_the_store_is_away_is_enqueued_to_its_end(
         client.flushdb()
 
 
+@pytest.mark.slow
 def test_a_run_under_faults_loses_nothing_and_does_little_twice(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     kinds = "kill worker,kill child,kill redis,kill s3,twice"

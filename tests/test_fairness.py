@@ -18,7 +18,9 @@ def judged(fleet: Fleet, run: str) -> list[float]:
     return sorted(file.stat().st_mtime for file in folder.glob("*.jsonl"))
 
 
-@pytest.mark.parametrize(("priority", "least"), [("normal", 0.35), ("high", 0.6)])
+@pytest.mark.parametrize(
+    ("priority", "least"), [("normal", 0.35), pytest.param("high", 0.6, marks=pytest.mark.slow)]
+)
 def test_a_short_run_is_not_kept_waiting_by_a_long_one(
     priority: str, least: float, fleet: Fleet
 ) -> None:

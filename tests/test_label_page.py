@@ -500,6 +500,7 @@ def test_a_host_that_is_no_address_of_this_machine_is_refused(
 # Many
 
 
+@pytest.mark.slow
 def test_of_ten_thousand_pictures_the_page_holds_four_and_memory_stays_flat(
     browser: Browser, tmp_path: Path
 ) -> None:

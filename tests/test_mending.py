@@ -1,5 +1,7 @@
 """What gets lost on the way, found missing and sent again with nobody watching."""
 
+import pytest
+
 from tests.fleets import IN_FLIGHT, PER_BASE, Fleet, lines
 from tests.place import until
 from workers.broker import QUEUES
@@ -29,6 +31,7 @@ def test_a_fleet_without_workers_loses_and_fails_nothing(fleet: Fleet) -> None:
     assert not list(fleet.folder("absent").failed_ids())
 
 
+@pytest.mark.slow
 def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -> None:
     fleet.start(*QUEUES, loses="poison")
     fleet.start_mender()
@@ -53,6 +56,7 @@ def test_a_redis_that_is_wiped_in_mid_run_costs_time_only(fleet: Fleet) -> None:
     assert all(worker.alive for worker in workers)
 
 
+@pytest.mark.slow
 def test_a_full_window_of_lost_messages_does_not_stop_whoever_feeds(fleet: Fleet) -> None:
     feeding = fleet.feed("leaked", lines(160))
     until(lambda: fleet.waiting() == IN_FLIGHT / (16 * PER_BASE), "a full window")
@@ -77,6 +81,7 @@ def test_two_enqueue_the_same_run_at_once_and_nothing_is_lost_or_done_twice(flee
     assert fleet.until_finished("both").accepted == 400 * PER_BASE
 
 
+@pytest.mark.slow
 def test_another_feeds_on_when_the_first_was_killed(fleet: Fleet) -> None:
     first = fleet.feed("killed", lines(160))
     until(lambda: fleet.waiting() > 0, "a first message")

@@ -46,7 +46,11 @@ def test_a_pickled_message_is_taken_off_the_queue_and_not_read(tmp_path: Path) -
             )
         try:
             until(lambda: broker.depths()["prompt"] == 0, "the message is taken")
-            until(lambda: "pickle" in log.read_text(), "it is refused", 60)
+            until(
+                lambda: "refused a message on the queue prompt" in log.read_text(),
+                "it is refused",
+                60,
+            )
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)

@@ -52,12 +52,13 @@ def store(tmp_path: Path, own_redis: str, monkeypatch: pytest.MonkeyPatch) -> It
     """A folder that workers here and in child processes take for their store."""
     monkeypatch.setenv("PPV_BROKER_URL", own_redis)
     monkeypatch.setenv("PPV_STORE_URL", (tmp_path / "store").as_uri())
-    for cached in (settings, resources.broker, resources.folder, resources.run):
-        cached.cache_clear()
+    cached = (settings, resources.broker, resources.store, resources.folder, resources.run)
+    for each in cached:
+        each.cache_clear()
     yield FolderStore(tmp_path / "store")
     monkeypatch.undo()
-    for cached in (settings, resources.broker, resources.folder, resources.run):
-        cached.cache_clear()
+    for each in cached:
+        each.cache_clear()
 
 
 @pytest.fixture

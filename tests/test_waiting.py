@@ -173,6 +173,8 @@ def test_a_run_outlives_a_bucket_that_is_made_read_only_meanwhile(
 ) -> None:
     with denying(own_s3_server.port) as read_only, ExitStack() as stack:
         store = use_s3(monkeypatch, own_s3_server.config, read_only.address)
+        # Workers wait for the store for half of that before they put a message back.
+        monkeypatch.setenv("PPV_DISPATCH__VISIBILITY_TIMEOUT_S", "20")
         client = stack.enter_context(redis.Redis.from_url(own_redis))
         assert place.ppv("enqueue", "bases.txt", "--run", "denied").code == 0
         stack.enter_context(worker(place, "prompt"))
