@@ -66,26 +66,7 @@ def end_with_worker(**_: object) -> None:
     end_with_parent()
 
 
-def survive_a_broker_that_goes(**_: object) -> None:
-    """A worker whose Redis went away connects again, though it had a message in hand.
-
-    kombu 5.7 asks the connection that is gone for its host then; of that the worker would die, and
-    what it had would come back only after the visibility timeout.
-    """
-    from kombu.transport.redis import Channel
-
-    connparams = Channel._connparams
-
-    def of_an_open_connection(channel: Any, *args: Any, **options: Any) -> Any:
-        if channel.connection.client is None:
-            raise ConnectionError("the connection to the broker is gone")
-        return connparams(channel, *args, **options)
-
-    Channel._connparams = of_an_open_connection
-
-
 worker_init.connect(load_before_forking)
-worker_init.connect(survive_a_broker_that_goes)
 worker_init.connect(share_cores)
 worker_process_init.connect(end_with_worker)
 worker_process_init.connect(compile_before_working)

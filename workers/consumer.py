@@ -73,14 +73,21 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
-    """Kombu's own, which does not fail at an envelope that is none: that has left its queue."""
+    """Kombu's own, which ends neither at an envelope that is none nor at a Redis that goes."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
         except _MALFORMED as error:
             refusal.record("", "", f"its envelope cannot be read: {type(error).__name__}")
-            return True
+            return True  # it has left its queue
+
+    def _connparams(self, *args: Any, **options: Any) -> Any:
+        # kombu 5.7 asks the connection that is gone for its host; of that a worker with a message
+        # in hand would die, and what it had would come back only after the visibility timeout.
+        if self.connection.client is None:
+            raise ConnectionError("the connection to the broker is gone")
+        return super()._connparams(*args, **options)
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
