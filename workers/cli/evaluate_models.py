@@ -33,8 +33,9 @@ from workers.cli.arms import lines_of, run_name_of, settings_for, text_of
 from workers.cli.evaluate_proposers import list_failed
 from workers.cli.model_metrics import Measured, Metrics
 from workers.cli.session import Session
-from workers.cli.show import console, say, showing
-from workers.fleet import Crew, Watch
+from workers.cli.show import console
+from workers.cli.work import feed
+from workers.fleet import Crew
 from workers.pages.atomic import replacing
 from workers.pages.models import Gallery, write_models_page
 from workers.pages.wording import count
@@ -153,18 +154,8 @@ def _check_suites(arms: Sequence[Arm], suites: Sequence[Suite]) -> None:
 
 def _draw(here: Session, folder: RunFolder, texts: Sequence[str], crew: Crew) -> Tally:
     console.print(f"[dim]{folder.name}: {count(len(texts))} prompts[/]")
-    with showing() as show:
-        watch = Watch(folder, here.settings, here.broker, crew, show, say)
-        counts = dispatch.enqueue(
-            folder,
-            (BasePrompt(text=text) for text in texts),
-            here.broker,
-            here.settings.dispatch,
-            while_waiting=watch.look,
-        )
-        if counts.known:  # an earlier call was cut off, and its messages may be gone
-            watch.doubt()
-        return watch.until_done()
+    _, tally = feed(here, folder, (BasePrompt(text=text) for text in texts), crew)
+    return tally
 
 
 # Measuring

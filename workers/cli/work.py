@@ -41,13 +41,21 @@ def see_through(
     here: Session, folder: RunFolder, bases: Iterable[BasePrompt]
 ) -> tuple[dispatch.Enqueued, Tally]:
     """Enqueue base prompts and wait until all that a run has is done, or it is cancelled."""
-    with showing() as show, Crew(here.settings, here.children) as crew:
+    with Crew(here.settings, here.children) as crew:
+        return feed(here, folder, bases, crew)
+
+
+def feed(
+    here: Session, folder: RunFolder, bases: Iterable[BasePrompt], crew: Crew
+) -> tuple[dispatch.Enqueued, Tally]:
+    """The same, by workers that may go on to other runs."""
+    with showing() as show:
         watch = Watch(folder, here.settings, here.broker, crew, show, say)
         counts = dispatch.enqueue(
             folder, bases, here.broker, here.settings.dispatch, while_waiting=watch.look
         )
         if watch.over and counts.sent:  # it was done for a moment, when another had fed it
-            watch = Watch(folder, here.settings, here.broker, crew, show)
+            watch = Watch(folder, here.settings, here.broker, crew, show, say)
         if counts.known:  # an earlier call was cut off, and its messages may be gone
             watch.doubt()
         return counts, watch.until_done()
