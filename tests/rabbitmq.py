@@ -51,18 +51,19 @@ class RabbitServer:
         inner = next(Path("/usr/lib/rabbitmq/lib").glob("*/sbin/rabbitmq-server"), None)
         self._broker = self._start_child(str(inner or _program("rabbitmq-server")))
         end = time.monotonic() + deadline_s
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert self._broker.poll() is None, (self._folder / "out").read_text()
-                assert time.monotonic() < end, (self._folder / "out").read_text()
-                time.sleep(0.05)
+        while not _answers(self.port):
+            assert self._broker.poll() is None, (self._folder / "out").read_text()
+            assert time.monotonic() < end, (self._folder / "out").read_text()
+            time.sleep(0.05)
 
-    def kill(self) -> None:
+    def kill(self, deadline_s: float = 30) -> None:
         os.killpg(self._broker.pid, signal.SIGKILL)
         self._broker.wait()
+        # That was the shell; what it ran may answer for a moment longer.
+        end = time.monotonic() + deadline_s
+        while _answers(self.port):
+            assert time.monotonic() < end, f"killed, and still on port {self.port}"
+            time.sleep(0.05)
 
     def end(self) -> None:
         self.kill()
@@ -96,6 +97,14 @@ def _program(name: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _free_ports(count: int) -> list[int]:
