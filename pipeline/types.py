@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, computed_field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, computed_field
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 """Becomes a part of keys and paths: at most 64 of a-z, 0-9, '.', '_' and '-', no leading dot."""
@@ -310,6 +310,10 @@ class PromptBatch(Frozen):
     @cached_property
     def id(self) -> str:
         return digest([base.id for base in self.bases])
+
+
+Batch = PromptBatch | ProposalBatch
+BATCH: TypeAdapter[Batch] = TypeAdapter(Batch)
 
 
 class Thresholds(Frozen):

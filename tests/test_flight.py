@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Priority, Run
-from pipeline.types import BasePrompt, DetailedPrompt, PromptBatch, ProposalBatch, digest
+from pipeline.types import BasePrompt, Batch, DetailedPrompt, PromptBatch, ProposalBatch, digest
 from storage.folder import FolderStore
 from tests.place import until
 from workers import canvas
 from workers.broker import Broker
 from workers.dispatch import new_run
-from workers.flight import RUNS, Batch, Entry, Flight
+from workers.flight import RUNS, Entry, Flight
 from workers.settings import Settings
 
 WINDOW = 1024
@@ -68,6 +68,22 @@ def test_a_run_has_a_window_under_way_until_its_work_is_stored(
     assert flight.enter(frozen, message(8), WINDOW) is Entry.FULL, "half a message of room"
     flight.leave(made[1])
     assert flight.enter(frozen, message(8), WINDOW) is Entry.ENTERED
+
+
+def test_what_is_under_way_can_be_sent_again_until_it_is_stored(
+    broker: Broker, frozen: Run, run: str
+) -> None:
+    flight, made = Flight(broker, run), made_of(frozen, message(0))
+    flight.enter(frozen, message(0), WINDOW)
+    assert flight.ids() == {message(0).id}
+    assert flight.message(message(0).id) == message(0)
+    flight.move(message(0), made)
+    assert flight.ids() == {batch.id for batch in made}
+    assert [flight.message(batch.id) for batch in made] == made
+    for batch in made:
+        flight.leave(batch)
+    assert not flight.ids()
+    assert flight.message(made[0].id) is None
 
 
 def test_a_message_that_is_delivered_twice_counts_once(

@@ -31,6 +31,34 @@ def test_a_fleet_without_workers_loses_and_fails_nothing(fleet: Fleet) -> None:
     assert not list(fleet.folder("absent").failed_ids())
 
 
+def test_what_is_lost_comes_again_while_other_work_of_its_run_waits(fleet: Fleet) -> None:
+    """As what a worker takes along that dies with it, before Celery noted who has it."""
+    fleet.enqueue("goes-on", lines(48))
+    lost = fleet.broker.batches("goes-on")
+    fleet.broker.client.rpop("prompt")
+    assert lost is not None and len(lost) == 3 and fleet.waiting() == 2
+    fleet.start_mender()
+    until(lambda: fleet.waiting() == 3, "the lost one again, though others wait")
+    assert fleet.broker.batches("goes-on") == lost
+    fleet.start(*QUEUES)
+    assert fleet.until_finished("goes-on").accepted == 48 * PER_BASE
+
+
+def test_what_workers_hold_is_with_somebody(fleet: Fleet) -> None:
+    fleet.start(*QUEUES, propose_s=1)
+    fleet.feed("held", lines(64))
+    until(lambda: fleet.tally("held").judged > 0, "the first records")
+    broker, flight = fleet.broker, Flight(fleet.broker, "held")
+
+    def all_are_seen() -> bool:
+        with_workers = broker.client.hlen("unacked")
+        return bool(with_workers) and flight.ids() == broker.batches("held")
+
+    until(all_are_seen, "all that is under way, some of it with workers")
+    fleet.until_finished("held")
+    assert not flight.ids()
+
+
 @pytest.mark.slow
 def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -> None:
     fleet.start(*QUEUES, loses="poison")

@@ -7,14 +7,18 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+from pydantic import ValidationError
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from pipeline.errors import InputError, ServiceError
+from pipeline.types import BATCH
 from storage.certificates import trouble_of
 from workers.rabbitmq import RabbitMQ, is_rabbitmq
 from workers.tls import tls_options
@@ -27,6 +31,7 @@ _REDELIVERED_TTL_S = 24 * 3600
 
 _HELD, _HELD_INDEX = "unacked", "unacked_index"  # kombu's: messages that a worker has, by tag
 _PAGE = 100  # messages that are read at once
+_PICTURED = 10_000  # messages of all runs of which a picture is taken: else it takes too long
 
 
 class Broker:
@@ -118,6 +123,20 @@ class Broker:
                 return True
             return with_workers and any(True for _ in self._held(run))
 
+    def batches(self, run: str) -> set[str] | None:
+        """The ids of all batches of this run that wait or that a worker has, at one moment.
+
+        None where that cannot be said: on a RabbitMQ, or when very much waits.
+        """
+        if self._rabbitmq or sum(self.depths().values()) > _PICTURED:
+            return None
+        with explained(self.address), self._redis.pipeline() as pipe:  # MULTI: nothing moves
+            for queue in QUEUES:
+                pipe.lrange(queue, 0, -1)
+            pipe.hvals(_HELD)
+            messages = chain.from_iterable(pipe.execute())
+        return {batch_id for text in messages if (batch_id := _batch_id(str(text), run))}
+
     def cancel(self, run: str) -> None:
         """Workers drop the run's messages from now on; those in Redis go at once."""
         with explained(self.address):
@@ -169,14 +188,30 @@ class Broker:
 
 def _is_of(text: str, run: str) -> bool:
     """Whether a message, as kombu keeps it, is about this run; a strange one is nobody's."""
+    return _batch(text).get("run") == run
+
+
+def _batch_id(text: str, run: str) -> str | None:
+    """Which of this run's batches a message is, if it is one."""
+    if (held := _batch(text)).get("run") != run:
+        return None
+    try:
+        batch = BATCH.validate_python(held)
+    except ValidationError:
+        return None
+    return batch.id
+
+
+def _batch(text: str) -> dict[str, Any]:
+    """The batch in a message as kombu keeps it; empty if there is none."""
     try:
         message = json.loads(text)
         if isinstance(message, list):  # one that a worker has: beside its exchange and queue
             message = message[0]
-        arguments = json.loads(base64.b64decode(message["body"]))[0]
-        return bool(arguments[0]["run"] == run)
+        batch = json.loads(base64.b64decode(message["body"]))[0][0]
     except (LookupError, TypeError, ValueError):
-        return False
+        return {}
+    return batch if isinstance(batch, dict) else {}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from workers.broker import QUEUES, Broker
 from workers.celery import app
 from workers.flight import Flight
 from workers.lease import Lease
-from workers.mending import Resending
+from workers.mending import Resending, RollCall
 from workers.processes import Child, stop_together
 from workers.settings import Settings
 from workers.waiting import Wait, Waiting
@@ -124,6 +124,7 @@ class Watch:
             Admission(broker.client, run.name, broker.address) if run.asks_endpoint else None
         )
         self._mending = Lease(broker, f"ppv:mending:{run.name}")
+        self._roll = RollCall(folder, broker, self._mending)
         self._resending: Resending | None = None
         self._next_look = 0.0
         self._done, self._changed_at, self._longest_silence_s = -1, time.monotonic(), 0.0
@@ -192,8 +193,12 @@ class Watch:
             self._done, self._changed_at = done, now
         elif waits := self._tell_waits():
             self._check_that_somebody_can(waits, now)
-        if tally.missing and not self._resending and self._is_stalled(now):
+        if self._resending:
+            return
+        if tally.missing and self._is_stalled(now):
             self._begin_resending()
+        else:
+            self._roll.call()
 
     def _tend(self) -> None:
         if self._crew and self._crew.tend():

@@ -1,11 +1,11 @@
 -- What is under way, run by run: one decision for all who send, in one call.
 --
 -- KEYS: the set of runs, the set of cancelled runs. A run's own key is KEYS[1] .. ':' .. run, a hash:
---   <message id>  the proposals that this message stands for
+--   <message id>  the proposals that this message stands for, a space, and the message
 --   proposals     their sum
 --   weight        what its priority counts
 --   asked_at      when room was last asked for, in seconds
--- ARGV: the verb, the run, and what the verb takes.
+-- ARGV: the verb, the run, and what the verb takes; a message as its field has it.
 
 local verb, run = ARGV[1], ARGV[2]
 local LIFE_S = 3600  -- what nobody has touched for so long is under way no more
@@ -43,17 +43,21 @@ local function share(window, weight)
   return math.floor(window * weight / weights)
 end
 
-local function add(id, proposals)
-  if redis.call('HSETNX', key_of(run), id, proposals) == 1 then
-    redis.call('HINCRBY', key_of(run), 'proposals', proposals)
+local function proposals_of(message)
+  return tonumber(string.match(message, '^%d+'))
+end
+
+local function add(id, message)
+  if redis.call('HSETNX', key_of(run), id, message) == 1 then
+    redis.call('HINCRBY', key_of(run), 'proposals', proposals_of(message))
   end
 end
 
 local function take(id)
-  local proposals = redis.call('HGET', key_of(run), id)
-  if proposals then
+  local message = redis.call('HGET', key_of(run), id)
+  if message then
     redis.call('HDEL', key_of(run), id)
-    redis.call('HINCRBY', key_of(run), 'proposals', -proposals)
+    redis.call('HINCRBY', key_of(run), 'proposals', -proposals_of(message))
   end
 end
 
@@ -63,17 +67,17 @@ end
 
 if verb == 'enter' then
   local window, weight = tonumber(ARGV[3]), tonumber(ARGV[4])
-  local id, proposals = ARGV[5], tonumber(ARGV[6])
+  local id, message = ARGV[5], ARGV[6]
   if is_cancelled() then return CANCELLED end
   redis.call('HSET', key_of(run), 'weight', weight, 'asked_at', now)
   touch()
   if redis.call('HEXISTS', key_of(run), id) == 1 then return THERE end
   local under_way = read(run, 'proposals')
   -- A message that is larger than the share goes when nothing else is under way.
-  if under_way > 0 and under_way + proposals > share(window, weight) then return FULL end
-  add(id, proposals)
+  if under_way > 0 and under_way + proposals_of(message) > share(window, weight) then return FULL end
+  add(id, message)
   return ENTERED
-elseif verb == 'move' then  -- ARGV from 4 on: id, proposals, id, proposals, ...
+elseif verb == 'move' then  -- ARGV from 4 on: id, message, id, message, ...
   take(ARGV[3])
   if is_cancelled() then return CANCELLED end
   for at = 4, #ARGV, 2 do add(ARGV[at], ARGV[at + 1]) end

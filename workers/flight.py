@@ -1,7 +1,7 @@
 """What is under way of each run, so that queues stay short and runs share the fleet.
 
     ppv:flight          the runs that have something under way, or something to send
-    ppv:flight:<run>    its messages under way, each with the proposals that it stands for
+    ppv:flight:<run>    its messages under way, each beside the proposals that it stands for
     ppv:resends:<run>   how often each message that was lost has been sent again
 
 A message is under way from when it is sent until its work is stored, over all three stages: a
@@ -9,18 +9,21 @@ prompt message stands for the proposals that it will become. All runs together m
 proposals under way (`dispatch.in_flight`), of which each has its share by its priority. So a slow
 verifier slows the sending instead of filling Redis. Every decision is one call of flight.lua.
 
-What is counted here is nobody's truth: it may be wiped, and what is lost while it is counted is
-found out by the watch (workers/fleet.py), which begins the count anew.
+What is counted here is nobody's truth: it may be wiped, and is begun anew by who watches the run.
+A message that is under way and with nobody is sent again from here (workers/mending.py).
 """
 
 from collections.abc import Iterable
 from enum import Enum
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from pipeline.config import Run
-from pipeline.types import PromptBatch, ProposalBatch
+from pipeline.types import BATCH, Batch, PromptBatch, ProposalBatch
 from workers.broker import CANCELLED, Broker, explained
 
 RUNS = "ppv:flight"
@@ -28,7 +31,7 @@ WEIGHTS = {"low": 1, "normal": 4, "high": 16}
 
 _RESENDS_TTL_S = 24 * 3600
 
-Batch = PromptBatch | ProposalBatch
+_COUNTERS = {"proposals", "weight", "asked_at"}  # the fields of a run's hash that are no message
 
 
 class Entry(Enum):
@@ -52,7 +55,7 @@ class Flight:
 
     def __init__(self, broker: Broker, run: str) -> None:
         self._redis, self._address = broker.client, broker.address
-        self._run = run
+        self._run, self._key = run, f"{RUNS}:{run}"
         self._resends = f"ppv:resends:{run}"
         self._script = self._redis.register_script(_source())
 
@@ -61,17 +64,32 @@ class Flight:
 
         window: the proposals that all runs together may have under way.
         """
-        arguments = window, WEIGHTS[run.priority], batch.id, proposals_of(run, batch)
-        return Entry(self._call("enter", *arguments))
+        message = _field(proposals_of(run, batch), batch)
+        return Entry(self._call("enter", window, WEIGHTS[run.priority], batch.id, message))
 
     def move(self, done: PromptBatch, made: Iterable[ProposalBatch]) -> Entry:
         """A prompt message has become others, which are to be sent unless the run is cancelled."""
-        pairs = (part for batch in made for part in (batch.id, len(batch.proposals)))
-        return Entry(self._call("move", done.id, *pairs))
+        pairs = ((batch.id, _field(len(batch.proposals), batch)) for batch in made)
+        return Entry(self._call("move", done.id, *chain.from_iterable(pairs)))
 
-    def leave(self, done: ProposalBatch) -> None:
-        """The work of a message is stored."""
+    def leave(self, done: Batch) -> None:
+        """The work of a message is stored, or to be counted no more."""
         self._call("move", done.id)
+
+    def ids(self) -> set[str]:
+        """Of the messages under way."""
+        with explained(self._address):
+            return {str(field) for field in self._redis.hkeys(self._key)} - _COUNTERS
+
+    def message(self, id: str) -> Batch | None:
+        """One that is under way; None if it is not, or if a newer version sent it."""
+        with explained(self._address):
+            field = self._redis.hget(self._key, id)
+        try:
+            batch = BATCH.validate_json(str(field or "").partition(" ")[2])
+        except ValidationError:
+            return None
+        return batch
 
     def share(self, run: Run, window: int) -> Share:
         return Share(*self._call("share", window, WEIGHTS[run.priority]))
@@ -79,7 +97,7 @@ class Flight:
     def clear(self) -> None:
         """What was under way is lost."""
         with explained(self._address):
-            self._redis.delete(f"{RUNS}:{self._run}")
+            self._redis.delete(self._key)
 
     def count_resend(self, batch: Batch) -> None:
         with explained(self._address), self._redis.pipeline() as pipe:
@@ -106,6 +124,10 @@ def proposals_of(run: Run, batch: Batch) -> int:
     if isinstance(batch, ProposalBatch):
         return len(batch.proposals)
     return len(batch.bases) * run.proposals_per_base
+
+
+def _field(proposals: int, batch: Batch) -> str:
+    return f"{proposals} {batch.model_dump_json()}"
 
 
 @lru_cache(maxsize=1)

@@ -1,12 +1,16 @@
 """What a run misses, sent again; and what never comes, put on record as failed.
 
-Worked out from the store alone. Redis counts how often each message was lost, so that it ends.
+While work is under way, a message that nobody has is sent again from what workers/flight.py keeps.
+Whatever else is missing when nothing is under way is worked out from the store alone. Redis counts
+how often each message was lost, so that it ends.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 
 from pipeline.types import (
     BasePrompt,
+    Batch,
     DetailedPrompt,
     Failure,
     PromptBatch,
@@ -18,10 +22,14 @@ from storage.runs import RunFolder
 from storage.seen import Seen
 from workers import canvas
 from workers.broker import Broker
-from workers.flight import Batch, Entry, Flight
+from workers.flight import Entry, Flight
+from workers.lease import Lease
 from workers.settings import DispatchConfig
 
 RESENDS = 3  # of one message, after which its items go alone; and of one alone
+
+_CALL_S = 4.0  # between two roll calls
+_CALLS_SHARE = 50  # a roll call takes no more than this part of the time
 
 
 def missing(folder: RunFolder, progress: Progress) -> Iterator[Batch]:
@@ -38,6 +46,57 @@ def missing(folder: RunFolder, progress: Progress) -> Iterator[Batch]:
             if bases:
                 yield PromptBatch(run=run.name, bases=tuple(bases), again=True)
             yield from _without_judged(canvas.batches(run, prompts), progress)
+
+
+class RollCall:
+    """Sends again what is under way and with nobody: neither in a queue nor with a worker.
+
+    Celery takes a message off its list in Redis a moment before it notes which worker has it; what
+    dies, or is cut off, between the two takes the message along. Who sends may die in such a moment
+    as well. A message that two calls in turn do not find is lost. On a RabbitMQ nobody can call the
+    roll, and nothing is lost so.
+    """
+
+    def __init__(self, folder: RunFolder, broker: Broker, lease: Lease) -> None:
+        """lease: on the mending of the run."""
+        self._name, self._broker, self._lease = folder.name, broker, lease
+        self._flight = Flight(broker, folder.name)
+        self._absent: set[str] = set()
+        self._next = 0.0
+
+    def call(self) -> None:
+        """Often called, it does something only now and then.
+
+        Raises ServiceError where the broker is away.
+        """
+        started = time.monotonic()
+        if started < self._next:
+            return
+        absent = self._find_absent()
+        lost, self._absent = absent & self._absent, absent
+        if lost and self._lease.take():
+            for id in lost:
+                self._send_again(id)
+            self._lease.release()
+        ended = time.monotonic()
+        self._next = ended + max(_CALL_S, _CALLS_SHARE * (ended - started))
+
+    def _find_absent(self) -> set[str]:
+        under_way = self._flight.ids()  # first: what is sent after that is not asked about
+        if not under_way:
+            return set()
+        there = self._broker.batches(self._name)
+        return set() if there is None else under_way - there
+
+    def _send_again(self, id: str) -> None:
+        batch = self._flight.message(id)
+        if batch is None:  # its work is stored by now
+            return
+        if self._flight.resends(batch) < RESENDS:
+            self._flight.count_resend(batch)
+            canvas.send(batch.model_copy(update={"again": True}))
+        else:
+            self._flight.leave(batch)  # so that nobody waits for it before it is taken apart
 
 
 class Resending:
