@@ -109,7 +109,7 @@ def count(bases: int, prompts: int) -> Cost:
             run = dispatch.open_run(store, settings, name)
             watch = Watch(run, settings, broker)
             prompts = (BasePrompt(text=f"a hand with a mug, number {n}") for n in numbers)
-            dispatch.enqueue(run, prompts, broker, settings.dispatch, watch.look)
+            dispatch.enqueue(run, prompts, broker, settings.dispatch, watch.glance)
             return watch.until_done().judged
 
         work("warm-up", range(64))

@@ -196,7 +196,7 @@ class Dispatcher:
         watch = Watch(self.folder, self._settings, self._broker)  # nobody tells it of deaths
         again = bool(self.given)
         dispatch.enqueue(
-            self.folder, self._bases(), self._broker, self._settings.dispatch, watch.look
+            self.folder, self._bases(), self._broker, self._settings.dispatch, watch.glance
         )
         if again:
             watch.doubt()

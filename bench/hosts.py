@@ -92,7 +92,7 @@ def measure_hosts(count: int) -> Hosts:
             BasePrompt(text=f"a hand with a mug, number {number}")
             for number in range(messages * IMAGES_PER_MESSAGE)
         )
-        dispatch.enqueue(run, bases, broker, settings.dispatch, watch.look)
+        dispatch.enqueue(run, bases, broker, settings.dispatch, watch.glance)
         tally = watch.until_done()
         assert tally.judged == messages * IMAGES_PER_MESSAGE, tally
 

@@ -201,7 +201,7 @@ def pipeline(settings: Settings, bases: list[BasePrompt]) -> Rate:
             started = time.monotonic()
             watch = Watch(folder, settings, broker, crew, lambda tally: None)
             crew.tend()
-            dispatch.enqueue(folder, work, broker, settings.dispatch, watch.look)
+            dispatch.enqueue(folder, work, broker, settings.dispatch, watch.glance)
             tally = watch.until_done()
             seconds = time.monotonic() - started
     return Rate(tally.judged, tally.accepted, seconds)

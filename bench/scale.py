@@ -203,7 +203,7 @@ def _work(count: int, run: str) -> int:
     folder = dispatch.open_run(_store(), settings, run)
     watch = Watch(folder, settings, broker)
     bases = (BasePrompt(text=f"a hand with a mug, number {number}") for number in range(count))
-    dispatch.enqueue(folder, bases, broker, settings.dispatch, watch.look)
+    dispatch.enqueue(folder, bases, broker, settings.dispatch, watch.glance)
     return watch.until_done().judged
 
 
@@ -214,8 +214,7 @@ def _resume(run: str) -> int:
     folder = dispatch.RunFolder(_store(), run)
     dispatch.close_input(folder, broker)
     watch = Watch(folder, settings, broker)
-    watch.look()
-    if watch.progress.tally.finished:
+    if watch.progress.update().finished:
         return 0
     anyhow = settings.dispatch.model_copy(update={"in_flight": 2**40})  # since nobody works on it
     resending = Resending(folder, watch.progress, broker, anyhow)

@@ -83,6 +83,17 @@ class Progress:
 
         whole: whatever is done counts, however much there is to list; for who acts on what is not.
         """
+        for _ in self.update_in_steps(look, whole=whole):
+            pass
+        return self.tally
+
+    def update_in_steps(
+        self, look: Callable[[Record], object] = lambda record: None, *, whole: bool = False
+    ) -> Iterator[None]:
+        """The same, in steps of one batch of records, for who has other work meanwhile.
+
+        It may be left where it is; then what it did not read, a later one does.
+        """
         tally, was_finished = self.tally, self.tally.finished
         if not tally.enqueued:
             self.run = self._folder.read()
@@ -91,6 +102,7 @@ class Progress:
             self._count_records(records)
             for record in records:
                 look(record)
+            yield
         for failure in self._new_failures(whole):
             if failure.stage == "prompt":
                 self._given_up.add(failure.id)
@@ -100,7 +112,6 @@ class Progress:
         self._count_prompts_and_images()
         if tally.finished and not was_finished:  # once, the last figures are to be exact
             self._count_prompts_and_images(whole=True)
-        return tally
 
     def is_judged(self, base: BasePrompt) -> bool:
         """Whether all its proposals have records."""

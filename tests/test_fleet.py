@@ -1,13 +1,17 @@
 """Workers on this machine, and the watch over a run."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pipeline.types import DetailedPrompt, ProposalBatch, Record
 from storage.folder import FolderStore
+from storage.progress import Tally
+from tests.tiny import a_record
 from workers import fleet
 from workers.broker import Broker
 from workers.celery import share_cores
@@ -37,6 +41,39 @@ def test_a_watch_that_was_suspended_for_an_hour_looks_again_soon(
     now[0] += 60.0
     watch.look()
     assert shown == [0.0, 3660.0]
+
+
+def test_a_glance_reads_a_part_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broker: Broker, run: str
+) -> None:
+    """Else a run is not fed for as long as its records are read."""
+    now = [0.0]
+    monkeypatch.setattr("workers.fleet.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setenv("PPV_STATE_DIR", str(tmp_path))
+    settings = load_settings()
+    folder = open_run(FolderStore(tmp_path / "store"), settings, run)
+    prompt = DetailedPrompt(id="0" * 32, base="a mug", index=0, text="a mug", category="power")
+    for seed in range(5):
+        sent = (run, folder.read().proposers[0], settings.proposer.sampler, [(prompt, seed)])
+        batch = ProposalBatch.of(*sent)
+        folder.write_records(batch, [a_record(each, 1, 1, run=run) for each in batch.proposals])
+    judged: list[int] = []
+
+    def show(tally: Tally) -> None:
+        judged.append(tally.judged)
+
+    watch = fleet.Watch(folder, settings, broker, show=show)
+    read = watch.progress.new_batches
+
+    def slowly(whole: bool = False) -> Iterator[list[Record]]:
+        for records in read(whole):
+            now[0] += 0.15
+            yield records
+
+    monkeypatch.setattr(watch.progress, "new_batches", slowly)
+    for _ in range(4):
+        watch.glance()
+    assert judged == [2, 4, 5]  # the fourth is too soon after the third
 
 
 @pytest.mark.parametrize(

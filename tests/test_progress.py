@@ -192,6 +192,21 @@ def test_a_second_look_reads_only_what_is_new(folder: RunFolder) -> None:
     assert set(read.values()) == {1}
 
 
+def test_a_count_that_was_left_midway_is_taken_up_and_counts_nothing_twice(
+    folder: RunFolder,
+) -> None:
+    for batch in proposals():
+        folder.write_records(batch, judged(batch, 0.9))
+    progress = Progress(folder)
+    steps = progress.update_in_steps()
+    next(steps)
+    assert progress.tally.judged == 3
+    assert progress.update().judged == 12, "another look, in the middle of that one"
+    for _ in steps:
+        pass
+    assert (progress.tally.judged, progress.tally.finished) == (12, True)
+
+
 def test_seen_knows_each_id_once() -> None:
     with Seen() as seen:
         assert seen.add("0a" * 16)

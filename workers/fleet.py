@@ -1,9 +1,10 @@
 """Workers on this machine, and the watch that sees a run through to its end."""
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,7 @@ VERIFY_PROCESSES = 2
 _STALL_AFTER_DEATH_S = 2.0
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.3, 20.0
 _PUSH_S = 0.05  # until there may be room again for what is sent again
+_GLANCE_S = 0.2
 
 
 class Crew:
@@ -126,37 +128,48 @@ class Watch:
         self._mending = Lease(broker, f"ppv:mending:{run.name}")
         self._roll = RollCall(folder, broker, self._mending)
         self._resending: Resending | None = None
-        self._next_look = 0.0
+        self._steps: Iterator[None] | None = None  # of a look that has not counted all yet
+        self._looked_s, self._next_look = 0.0, 0.0
         self._done, self._changed_at, self._longest_silence_s = -1, time.monotonic(), 0.0
         self._doubted = False
         self._away_since: float | None = None
         self.over = False
 
-    def look(self) -> None:
+    def glance(self) -> None:
+        """A part of a look, for whoever feeds the run in between: the next glance goes on."""
+        self.look(_GLANCE_S)
+
+    def look(self, most_s: float = math.inf) -> None:
         """Count, show, tend, and send again what got lost; cheap to call often.
 
+        most_s: of reading what is new; what is left then is for the next call.
         Store and broker may be away for a while. Raises ServiceError when they stay away.
         """
         started = time.monotonic()
-        if started < self._next_look and not self._resending:
+        is_due = started >= self._next_look
+        if not is_due and not self._resending:
             return
         try:
-            if started >= self._next_look:
+            counted = is_due and self._count(started + most_s)
+            if counted:
                 self._look(started)
             self._push()
             self._away_since = None
         except ServiceError:
+            counted, self._steps = is_due, None
             self._away_since = self._away_since or started
             if started - self._away_since > dispatch.PATIENCE_S:
                 raise
             self._tend()
-        if started < self._next_look:
+        ended = time.monotonic()
+        if is_due:
+            self._looked_s += ended - started
+        if not counted:
             return
         # A look costs the store a listing; at most a tenth of the time goes into that, unless it
         # took so long since this process was suspended or the store away.
-        ended = time.monotonic()
-        pause_s = max(_SHORTEST_PAUSE_S, 9 * (ended - started))
-        self._next_look = ended + min(pause_s, _LONGEST_PAUSE_S)
+        pause_s = max(_SHORTEST_PAUSE_S, 9 * self._looked_s)
+        self._looked_s, self._next_look = 0.0, ended + min(pause_s, _LONGEST_PAUSE_S)
 
     def doubt(self) -> None:
         """Take what is missing for lost as soon as no message of the run waits."""
@@ -177,8 +190,18 @@ class Watch:
         self._resending = None
         self._mending.release()
 
+    def _count(self, until: float) -> bool:
+        """Count on; whether all is counted."""
+        self._steps = self._steps or self.progress.update_in_steps()
+        for _ in self._steps:
+            if time.monotonic() > until:
+                self._show(self.progress.tally)
+                return False
+        self._steps = None
+        return True
+
     def _look(self, now: float) -> None:
-        tally = self.progress.update()
+        tally = self.progress.tally
         self._show(tally)
         self.over = tally.finished or self._broker.is_cancelled(self._folder.name)
         if self.over:

@@ -56,7 +56,7 @@ def enqueue(
 class _Waiting:
     """When nothing moves any more: says so once, and has what was lost sent again.
 
-    Not before: a look reads the records of the whole run, and nobody feeds it meanwhile.
+    Not before: the first look reads the records of the whole run.
     """
 
     _AFTER_S = 20.0
@@ -86,4 +86,4 @@ class _Waiting:
                 "celery -A workers worker -Q prompt (propose, verify)",
                 file=sys.stderr,
             )
-        self._watch.look()
+        self._watch.glance()

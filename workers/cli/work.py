@@ -52,7 +52,7 @@ def feed(
     with showing() as show:
         watch = Watch(folder, here.settings, here.broker, crew, show, say)
         counts = dispatch.enqueue(
-            folder, bases, here.broker, here.settings.dispatch, while_waiting=watch.look
+            folder, bases, here.broker, here.settings.dispatch, while_waiting=watch.glance
         )
         if watch.over and counts.sent:  # it was done for a moment, when another had fed it
             watch = Watch(folder, here.settings, here.broker, crew, show, say)
