@@ -32,7 +32,7 @@ from rich.table import Table
 from bench import rows
 from bench.hosts import Hosts, measure_hosts, why_not
 from bench.pipeline import peak_rss_mb
-from pipeline.types import BasePrompt
+from pipeline.types import BasePrompt, Batch
 from workers import canvas, dispatch
 from workers.broker import QUEUES, Broker
 from workers.embedded import broker_url, services
@@ -218,10 +218,17 @@ def _resume(run: str) -> int:
         return 0
     anyhow = settings.dispatch.model_copy(update={"in_flight": 2**40})  # since nobody works on it
     resending = Resending(folder, watch.progress, broker, anyhow)
-    with patch("workers.canvas.send", side_effect=canvas.send) as send:
+    sent, send = 0, canvas.send
+
+    def count(batch: Batch) -> None:
+        nonlocal sent
+        send(batch)
+        sent += 1
+
+    with patch("workers.canvas.send", count):
         while not resending.push():
             watch.look()
-    return send.call_count
+    return sent
 
 
 def _store() -> rows.CountingStore:
