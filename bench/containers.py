@@ -4,7 +4,8 @@
 
 Builds both images, brings up Redis, the S3 server, one worker a queue, Flower, metrics and
 Prometheus, sends small runs of the miniature through, kills and stops what may be killed and
-stopped, and looks from inside at what each container may do. With --standins it needs no registry
+stopped, and looks from inside at what each container may do. Then all of it once more over TLS, as
+docker/compose.tls.yaml opens it to other machines. With --standins it needs no registry
 (see bench/engine.py); Grafana, of which no package is to be had, is left out then. Ends with 1 if a
 check fails.
 """
@@ -63,6 +64,7 @@ def main(
             figures |= fleet.work()
             fleet.kill_servers_and_stop_a_worker()
             figures["memory_mb"] = fleet.memory_mb()
+            figures["tls_run_s"] = fleet.work_over_tls()
         finally:
             fleet.compose("down", "--volumes", "--timeout=5", check=False)
     figures["failed"] = {check: found for check, found in fleet.checks.items() if found}
@@ -100,17 +102,17 @@ class Fleet:
         env.write_text(env.read_text().replace("PROJECT_NAME=ppv", "PROJECT_NAME=ppv-bench"))
         pairs = (line.split("=", 1) for line in env.read_text().splitlines() if "=" in line)
         self._env = dict(pairs)
+        self._files = [self._home / "compose.yaml"]
         self.checks: dict[str, list[str]] = {}
 
     def compose(self, *command: str, stdin: str = "", check: bool = True) -> str:
-        here = ("--file", f"{self._home}/compose.yaml", "--project-directory", str(self._home))
+        files = (f"--file={file}" for file in self._files)
+        here = (*files, f"--project-directory={self._home}")
         return self._docker.run_compose(*here, *command, stdin=stdin, check=check)
 
     def start(self) -> dict[str, Any]:
         started = time.monotonic()
-        self.compose("up", "--detach", *self._services)
-        for service in self._services:
-            self._until(lambda service=service: self._is_well(service), f"{service} is well")
+        self._up()
         return {"well_after_s": time.monotonic() - started}
 
     def look_inside(self) -> None:
@@ -163,6 +165,7 @@ class Fleet:
         for container in self._containers("propose"):
             drew = "succeeded" in self._docker.logs(container)
             self._check("each of two propose workers draws", container, drew)
+        self._until(lambda: self._scraped("ppv_judged_total") > 0, "Prometheus has what was judged")
         return figures
 
     def kill_servers_and_stop_a_worker(self) -> None:
@@ -204,6 +207,24 @@ class Fleet:
                 found[name] = float(used[:-3]) * units[used[-3:]]
         return found
 
+    def work_over_tls(self) -> float:
+        """The same fleet by compose.tls.yaml, and who comes without TLS."""
+        subprocess.run([str(self._home / "tls.sh"), "localhost"], check=True, capture_output=True)
+        self._files.append(self._home / "compose.tls.yaml")
+        self._up()
+        plain = self._exec("redis", "sh", "-c", "redis-cli ping 2>&1", check=False)
+        self._check("with TLS, Redis answers nobody without", "redis", "PONG" not in plain)
+        said = self._exec(
+            "prompt", "sh", "-c", f"python -c '{ASK}' http://s3:8333/ 2>&1", check=False
+        )
+        self._check("with TLS, the store answers nobody without", "s3", "400" in said)
+        return self._run("over-tls", PROMPTS)
+
+    def _up(self) -> None:
+        self.compose("up", "--detach", *self._services)
+        for service in self._services:
+            self._until(lambda service=service: self._is_well(service), f"{service} is well")
+
     def _run(self, name: str, prompts: str) -> float:
         started = time.monotonic()
         self.compose("run", "--rm", "-T", "ppv", "enqueue", "-", "--run", name, stdin=prompts)
@@ -223,6 +244,12 @@ class Fleet:
 
     def _exec(self, service: str, *command: str, check: bool = True) -> str:
         return self.compose("exec", "-T", service, *command, check=check)
+
+    def _scraped(self, metric: str) -> float:
+        """A metric's sum, as Prometheus has it."""
+        query = f"http://127.0.0.1:9090/api/v1/query?query=sum({metric})"
+        said = json.loads(self._exec("prometheus", "wget", "-q", "-O-", query))
+        return sum(float(each["value"][1]) for each in said["data"]["result"])
 
     def _containers(self, service: str) -> list[str]:
         return self.compose("ps", "--quiet", service).split()
@@ -260,6 +287,7 @@ def show(figures: dict[str, Any], checks: dict[str, list[str]]) -> None:
     table.add_row("from up until all are well", f"{figures['well_after_s']:.0f} s")
     table.add_row("2 base prompts, one propose worker", f"{figures['one_propose_worker_s']:.0f} s")
     table.add_row("16 base prompts, two of them", f"{figures['two_propose_workers_s']:.0f} s")
+    table.add_row("2 base prompts over TLS", f"{figures['tls_run_s']:.0f} s")
     for name, used in sorted(figures["memory_mb"].items()):
         table.add_row(f"memory of {name}", f"{used:,.0f} MB")
     for check, failed in checks.items():

@@ -21,6 +21,7 @@ from tests.denying import denying
 from tests.place import Place, until
 from tests.tiny import save_tiny_pipeline, save_tiny_verifier
 from workers.broker import Broker
+from workers.cli.overview import Overview, lines
 from workers.waiting import Wait, Waiting
 
 BASES = ["a hand with a red mug", "a hand with a blue bag"]
@@ -103,6 +104,9 @@ def test_a_batch_waits_for_a_worker_that_has_its_model(
         assert wait.line.startswith(f"lacking on 1 worker: no model at '{base}'")
         shown = place.ppv("status", "lacking")
         assert wait.line[:60] in " ".join(shown.out.split())
+        overview = Overview(store, None, Broker(own_redis))
+        list(overview.look())
+        assert any(wait.line in line for line in lines(overview))
         told = place.status("lacking")
         assert told["waiting"] == [{"reason": wait.reason, "workers": 1}]
         assert (told["failed"], told["missing"]) == (0, PROPOSALS)

@@ -4,7 +4,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -22,6 +22,7 @@ from workers.broker import QUEUES, Broker
 from workers.cli.show import console
 from workers.dispatch import PATIENCE_S
 from workers.snapshot import Snapshot
+from workers.waiting import Waiting
 
 WINDOW_S = 60.0  # of rates
 _PLAIN_EVERY_S = 5.0
@@ -65,6 +66,7 @@ class RunRow:
     tally: Tally
     per_s: float  # of what is judged or given up
     cancelled: bool = False
+    waits: tuple[str, ...] = ()  # for what, by the workers that lack it
 
     @property
     def done(self) -> int:
@@ -156,9 +158,16 @@ class Overview:
             return
         done = tally.judged + tally.failed
         per_s = self._pace(f"run {run}").per_s(done, time.monotonic())
-        self.runs[run] = RunRow(run, tally, per_s, cancelled)
+        self.runs[run] = RunRow(run, tally, per_s, cancelled, self._waits(run))
         if tally.finished:
             del self._progress[run]
+
+    def _waits(self, run: str) -> tuple[str, ...]:
+        if not self._broker or self.trouble:
+            return ()
+        with suppress(ServiceError):  # the next look at the queues says so
+            return tuple(wait.line for wait in Waiting(self._broker).of(run))
+        return ()
 
     def _pace(self, name: str) -> Pace:
         return self._paces.setdefault(name, Pace())
@@ -230,6 +239,7 @@ def lines(overview: Overview) -> Iterator[str]:
             f"{row.run}: {row.done}/{tally.expected} done: {tally.accepted} accepted, "
             f"{tally.rejected} rejected, {tally.failed} failed; {row.per_s:.1f}/s, {row.left}"
             + (" to go" if ":" in row.left else "")
+            + "".join(f"; {wait}" for wait in row.waits)
         )
 
 
@@ -240,6 +250,11 @@ def drawn(overview: Overview) -> Group:
         parts += [_queues(overview.queues), Text()]
     if overview.runs:
         parts.append(_runs(list(overview.runs.values())))
+        parts += [
+            Text(f"{row.run}: {wait}", style="yellow")
+            for row in overview.runs.values()
+            for wait in row.waits
+        ]
     if overview.trouble:
         parts.append(Text(overview.trouble, style="yellow"))
     return Group(*parts)
