@@ -1,10 +1,14 @@
 """What gets lost on the way, found missing and sent again with nobody watching."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
+from kombu import Connection
 
 from tests.fleets import IN_FLIGHT, PER_BASE, Fleet, lines
 from tests.place import until
-from workers.broker import QUEUES
+from workers.broker import QUEUES, Broker
 from workers.flight import Flight
 
 
@@ -57,6 +61,38 @@ def test_what_workers_hold_is_with_somebody(fleet: Fleet) -> None:
     until(all_are_seen, "all that is under way, some of it with workers")
     fleet.until_finished("held")
     assert not flight.ids()
+
+
+@pytest.mark.parametrize("fast_s", [1334, -1334])
+@pytest.mark.parametrize("others_are_right", [True, False])
+def test_what_a_worker_with_a_wrong_clock_had_comes_back_in_time(
+    fast_s: int,
+    others_are_right: bool,
+    broker: Broker,
+    redis_url: str,
+    run: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = SimpleNamespace(time=lambda: time.time() + fast_s)
+    monkeypatch.setattr("kombu.transport.redis.time", wrong.time)
+    monkeypatch.setattr("workers.consumer.time", wrong)
+    names = {f"unacked{part}_key": f"unacked{part}-{run}" for part in ("", "_index", "_mutex")}
+    options = names | {"visibility_timeout": 2}
+    with Connection(
+        redis_url, transport="workers.consumer:Transport", transport_options=options
+    ) as connection:
+        queue = connection.SimpleQueue(run)
+        queue.put({})
+        taken = queue.get(timeout=5)
+        channel = taken.channel
+        channel.qos.restore_visible(interval=1)
+        assert broker.client.llen(run) == 0, "it was taken just now"
+        if others_are_right:
+            monkeypatch.undo()
+        time.sleep(2.5)
+        channel.qos.restore_visible(interval=1)
+        assert broker.client.llen(run) == 1
+    broker.client.delete(run)
 
 
 @pytest.mark.slow
