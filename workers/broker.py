@@ -31,7 +31,7 @@ _REDELIVERED_TTL_S = 24 * 3600
 
 _HELD, _HELD_INDEX = "unacked", "unacked_index"  # kombu's: messages that a worker has, by tag
 _PAGE = 100  # messages that are read at once
-_PICTURED = 10_000  # messages of all runs of which a picture is taken: else it takes too long
+_PICTURED = 1000  # messages of all runs of which a picture is taken: some 50 MB at most
 
 
 class Broker:
