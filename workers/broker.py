@@ -126,11 +126,14 @@ class Broker:
     def batches(self, run: str) -> set[str] | None:
         """The ids of all batches of this run that wait or that a worker has, at one moment.
 
-        None where that cannot be said: on a RabbitMQ, or when very much waits.
+        None where that cannot be said: on a RabbitMQ, or of very many messages.
         """
-        if self._rabbitmq or sum(self.depths().values()) > _PICTURED:
+        if self._rabbitmq:
             return None
+        waiting = sum(self.depths().values())
         with explained(self.address), self._redis.pipeline() as pipe:  # MULTI: nothing moves
+            if waiting + self._redis.hlen(_HELD) > _PICTURED:
+                return None
             for queue in QUEUES:
                 pipe.lrange(queue, 0, -1)
             pipe.hvals(_HELD)

@@ -75,9 +75,11 @@ class RollCall:
         absent = self._find_absent()
         lost, self._absent = absent & self._absent, absent
         if lost and self._lease.take():
-            for id in lost:
-                self._send_again(id)
-            self._lease.release()
+            try:
+                for id in lost:
+                    self._send_again(id)
+            finally:
+                self._lease.release()
         ended = time.monotonic()
         self._next = ended + max(_CALL_S, _CALLS_SHARE * (ended - started))
 
