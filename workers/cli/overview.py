@@ -158,7 +158,8 @@ class Overview:
             return
         done = tally.judged + tally.failed
         per_s = self._pace(f"run {run}").per_s(done, time.monotonic())
-        self.runs[run] = RunRow(run, tally, per_s, cancelled, self._waits(run))
+        waits = () if tally.finished or cancelled else self._waits(run)
+        self.runs[run] = RunRow(run, tally, per_s, cancelled, waits)
         if tally.finished:
             del self._progress[run]
 
