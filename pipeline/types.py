@@ -11,7 +11,15 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, computed_field
+from pydantic import (
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    computed_field,
+)
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 """Becomes a part of keys and paths: at most 64 of a-z, 0-9, '.', '_' and '-', no leading dot."""
@@ -394,6 +402,26 @@ class Record(Frozen):
     unread_tokens: int = 0  # tokens of the prompt that the proposer's text encoders could not take
     upcast: bool = False  # decoded again in float32, since half precision gave no picture
     usage: Usage = Usage()  # what its second opinions were paid for
+
+    @property
+    def outcome(self) -> "Outcome":
+        return Outcome(
+            id=self.id,
+            base=self.proposal.prompt.base,
+            category=self.proposal.prompt.category,
+            accepted=self.verdict.accepted,
+        )
+
+
+class Outcome(BaseModel):
+    """What counting a record takes, read from its JSON in a quarter of the time."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True)
+
+    id: Id
+    base: Annotated[str, Field(validation_alias=AliasPath("proposal", "prompt", "base"))]
+    category: Annotated[str, Field(validation_alias=AliasPath("proposal", "prompt", "category"))]
+    accepted: Annotated[bool, Field(validation_alias=AliasPath("verdict", "accepted"))]
 
 
 class Failure(Frozen):

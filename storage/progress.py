@@ -7,13 +7,16 @@ Each look reads only what is new since the last, and of what is old it lists a b
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
 from pipeline.config import Run
-from pipeline.types import BasePrompt, Failure, Record
+from pipeline.types import BasePrompt, Failure, Outcome, Record
 from storage.ahead import ahead
 from storage.listing import Listing
 from storage.runs import RunFolder
 from storage.seen import Counts, Seen
+
+Judged = TypeVar("Judged", Record, Outcome)
 
 
 @dataclass
@@ -69,7 +72,8 @@ class Progress:
         self._prompts, self._images = Listing(folder.prompted_ids), Listing(folder.image_ids)
         self._failures = Listing(folder.failed_ids)
         self._batches, self._inputs_read = Seen(), Seen()
-        self.bases, self.judged = Seen(), Seen()
+        self._bases = 0  # enqueued, as far as was read
+        self.judged = Seen()
         self._judged_of = Counts()  # proposals by base prompt
         self.failed = Seen()  # ids of base prompts and of proposals that were given up
         self._given_up = Seen()  # the base prompts among them
@@ -77,9 +81,10 @@ class Progress:
         self.tally = Tally()
 
     def update(
-        self, look: Callable[[Record], object] = lambda record: None, *, whole: bool = False
+        self, look: Callable[[Record], object] | None = None, *, whole: bool = False
     ) -> Tally:
         """look: is shown each new record, so that whoever wants them need not read them again.
+        Without it no record is read further than counting takes.
 
         whole: whatever is done counts, however much there is to list; for who acts on what is not.
         """
@@ -88,7 +93,7 @@ class Progress:
         return self.tally
 
     def update_in_steps(
-        self, look: Callable[[Record], object] = lambda record: None, *, whole: bool = False
+        self, look: Callable[[Record], object] | None = None, *, whole: bool = False
     ) -> Iterator[None]:
         """The same, in steps of one batch of records, for who has other work meanwhile.
 
@@ -98,14 +103,12 @@ class Progress:
         if not tally.enqueued:
             self.run = self._folder.read()
             self._count_inputs(whole)
-        for records in self.new_batches(whole):
-            self._count_records(records)
-            for record in records:
-                look(record)
+        for outcomes in self._new_outcomes(look, whole):
+            self._count_outcomes(outcomes)
             yield
         for failure in self._new_failures(whole):
             if failure.stage == "prompt":
-                self._given_up.add(failure.id)
+                self._given_up.add([failure.id])
                 tally.failed += self.run.proposals_per_base
             else:
                 tally.failed += failure.proposals
@@ -122,31 +125,39 @@ class Progress:
         if total is None:
             new = (id for id in self._inputs.look(whole) if id not in self._inputs_read)
             for batch in ahead(self._folder.read_input, new):
-                for base in batch.bases:
-                    self.bases.add(base.id)
-                self._inputs_read.add(batch.id)
-            total = len(self.bases)
+                if self._inputs_read.add([batch.id]):
+                    self._bases += len(batch.bases)
+            total = self._bases
         else:
             tally.enqueued = True
         tally.base_prompts = total
         tally.expected = total * self.run.proposals_per_base
 
-    def _count_records(self, records: list[Record]) -> None:
+    def _new_outcomes(
+        self, look: Callable[[Record], object] | None, whole: bool
+    ) -> Iterator[list[Outcome]]:
+        if look is None:
+            yield from self._new(self._folder.outcomes_of, whole)
+            return
+        for records in self._new(self._folder.records_of, whole):
+            for record in records:
+                look(record)
+            yield [record.outcome for record in records]
+
+    def _count_outcomes(self, outcomes: list[Outcome]) -> None:
         tally = self.tally
-        for record in records:
-            if record.id in self.failed:  # given up by one worker, done by another
+        for outcome in outcomes:
+            if outcome.id in self.failed:  # given up by one worker, done by another
                 tally.failed -= 1
-            category = tally.by_category.setdefault(
-                record.proposal.prompt.category, CategoryTally()
-            )
-            if record.verdict.accepted:
+            category = tally.by_category.setdefault(outcome.category, CategoryTally())
+            if outcome.accepted:
                 tally.accepted += 1
                 category.accepted += 1
             else:
                 tally.rejected += 1
                 category.rejected += 1
-        for text, count in Counter(record.proposal.prompt.base for record in records).items():
-            self._judged_of.add(BasePrompt(text=text).id, count)
+        texts = Counter(outcome.base for outcome in outcomes)
+        self._judged_of.add({BasePrompt(text=text).id: count for text, count in texts.items()})
 
     def _count_prompts_and_images(self, whole: bool = False) -> None:
         tally = self.tally
@@ -154,7 +165,7 @@ class Progress:
             for base_id in self._prompts.look(whole):
                 if base_id in self._given_up and base_id not in self._described:
                     prompts = self._folder.expansion(base_id).prompts
-                    self._described.add(base_id)
+                    self._described.add([base_id])
                     tally.failed -= len(prompts) * self.run.proposals_per_prompt
         if not (whole and self._images.complete):
             for _ in self._images.look(whole):
@@ -168,19 +179,26 @@ class Progress:
         for batch in self.new_batches():
             yield from batch
 
-    def new_batches(self, whole: bool = False) -> Iterator[list[Record]]:
+    def new_batches(self) -> Iterator[list[Record]]:
         """The same, those together that were judged together."""
+        return self._new(self._folder.records_of)
+
+    def _new(
+        self, read: Callable[[str], list[Judged]], whole: bool = False
+    ) -> Iterator[list[Judged]]:
         listed = sorted(self._records.look(whole))  # so the same one, however listed
         new = (id for id in listed if id not in self._batches)
-        for batch_id, records in ahead(lambda id: (id, self._folder.records_of(id)), new):
-            if self._batches.add(batch_id):  # only now: an earlier call may have broken off here
-                yield [record for record in records if self.judged.add(record.id)]
+        for batch_id, judged in ahead(lambda id: (id, read(id)), new):
+            if self._batches.add([batch_id]):  # only now: an earlier call may have broken off here
+                there = {each.id: each for each in judged}
+                unknown = self.judged.add(there)
+                yield [each for id, each in there.items() if id in unknown]
 
     def _new_failures(self, whole: bool) -> Iterator[Failure]:
         for failure_id in self._failures.look(whole):
             if failure_id not in self.judged and failure_id not in self.failed:
                 failure = self._folder.read_failure(failure_id)
-                self.failed.add(failure_id)
+                self.failed.add([failure_id])
                 yield failure
 
 

@@ -27,6 +27,7 @@ from pipeline.types import (
     Failure,
     Frozen,
     Id,
+    Outcome,
     PromptBatch,
     ProposalBatch,
     Record,
@@ -195,6 +196,11 @@ class RunFolder:
     def records_of(self, batch_id: str) -> list[Record]:
         lines = self.store.get(self._key("records", f"{batch_id}.jsonl")).splitlines()
         return [Record.model_validate_json(line) for line in lines]
+
+    def outcomes_of(self, batch_id: str) -> list[Outcome]:
+        """The same, as far as counting goes."""
+        lines = self.store.get(self._key("records", f"{batch_id}.jsonl")).splitlines()
+        return [Outcome.model_validate_json(line) for line in lines]
 
     # Scores
 

@@ -116,9 +116,9 @@ def test_requests_ahead_come_in_order_and_are_bounded() -> None:
 
 def test_counts_add_up_by_id() -> None:
     counts = Counts()
-    for _ in range(3):
-        counts.add("0a" * 16, 2)
-    assert (counts["0a" * 16], counts["0b" * 16]) == (6, 0)
+    counts.add({"0a" * 16: 2})
+    assert counts.add({"0a" * 16: 4, "0b" * 16: 1}) == {"0a" * 16: 6, "0b" * 16: 1}
+    assert (counts["0a" * 16], counts["0c" * 16], len(counts)) == (6, 0, 2)
 
 
 # Runs

@@ -209,10 +209,10 @@ def test_a_count_that_was_left_midway_is_taken_up_and_counts_nothing_twice(
 
 def test_seen_knows_each_id_once() -> None:
     with Seen() as seen:
-        assert seen.add("0a" * 16)
-        assert not seen.add("0a" * 16)
+        assert seen.add(["0a" * 16, "0c" * 16]) == {"0a" * 16, "0c" * 16}
+        assert seen.add(["0a" * 16]) == set()
         assert "0a" * 16 in seen and "0b" * 16 not in seen
-        assert len(seen) == 1
+        assert len(seen) == 2
 
 
 def test_a_hundred_thousand_ids_take_little_memory() -> None:
@@ -220,8 +220,7 @@ def test_a_hundred_thousand_ids_take_little_memory() -> None:
 
     tracemalloc.start()
     with Seen() as seen:
-        for number in range(100_000):
-            seen.add(f"{number:032x}")
+        seen.update(f"{number:032x}" for number in range(100_000))
         assert len(seen) == 100_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -5,6 +5,7 @@ What is sent needs a place in the window of workers/flight.py: that keeps Redis 
 
 import importlib.metadata
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pipeline.verifier.opinions import freeze
 from storage.answers import Answers
 from storage.objects import ObjectStore
 from storage.runs import RunFolder, check_run_name
-from storage.seen import Seen
+from storage.seen import Counts
 from workers import canvas
 from workers.broker import Broker
 from workers.flight import Entry, Flight
@@ -40,6 +41,7 @@ PATIENCE_S = 120.0  # with a store or a broker that is away
 WRITTEN_OFF = 256  # failures whose answers are forgotten together: run.json names these
 
 _SHORTEST_POLL_S, _LONGEST_POLL_S = 0.05, 0.5
+_HAD = 1 << 32  # counts for a base prompt that the run has; below it, how often an input named it
 
 T = TypeVar("T")
 
@@ -139,13 +141,15 @@ def enqueue(
     counts, run = Enqueued(), folder.read()
     broker.revive(folder.name)
     flight = Flight(broker, folder.name)
-    with _feeding(folder, broker) as lease, Seen() as known, Seen() as read:
+    with _feeding(folder, broker) as lease, Counts() as known:
 
-        def have_turn() -> None:
-            """Whoever fed the run meanwhile, `known` is whole afterwards."""
-            if not _patiently(lease.is_ours, while_waiting):
-                _wait_until(lease.take, while_waiting)
-                _patiently(partial(_learn, folder, known), while_waiting)
+        def have_turn() -> bool:
+            """Whoever fed the run meanwhile, `known` is whole afterwards. True if anybody may."""
+            if _patiently(lease.is_ours, while_waiting):
+                return False
+            _wait_until(lease.take, while_waiting)
+            _patiently(partial(_learn, folder, known), while_waiting)
+            return True
 
         def has_place(batch: PromptBatch) -> bool:
             entry = flight.enter(run, batch, dispatch.in_flight)
@@ -153,11 +157,11 @@ def enqueue(
             return entry is not Entry.FULL
 
         have_turn()
-        fresh = _fresh(bases, known, read, counts)
-        while chunk := _take(fresh, dispatch.bases_per_message):
-            have_turn()
-            new = tuple(base for base in chunk if known.add(base.id))
-            counts.known += len(chunk) - len(new)
+        fresh = _fresh(bases, dispatch.bases_per_message, known, counts)
+        while new := _take(fresh, dispatch.bases_per_message):
+            if have_turn():
+                named, new = len(new), tuple(base for base in new if known[base.id] < _HAD)
+                counts.known += named - len(new)
             if not new:
                 continue
             if not counts.sent:
@@ -187,7 +191,7 @@ def close_input(folder: RunFolder, broker: Broker) -> bool:
     with _feeding(folder, broker) as lease:
         if folder.read().base_prompts is not None or not lease.take():
             return False
-        with Seen() as known:
+        with Counts() as known:
             _learn(folder, known)
             if not len(known):
                 raise InputError(
@@ -278,27 +282,32 @@ def _set_total(folder: RunFolder, base_prompts: int | None) -> None:
 
 
 def _fresh(
-    bases: Iterable[BasePrompt], known: Seen, read: Seen, counts: Enqueued
+    bases: Iterable[BasePrompt], at_once: int, known: Counts, counts: Enqueued
 ) -> Iterator[BasePrompt]:
-    """Those that are new; the others are counted."""
-    for base in bases:
-        if not read.add(base.id):
-            counts.duplicates += 1
-        elif base.id in known:
-            counts.known += 1
-        else:
-            yield base
+    """Those that are new; the others are counted. at_once: how many are looked up together."""
+    rest = iter(bases)
+    while some := _take(rest, at_once):
+        named = Counter(base.id for base in some)
+        now = known.add(named)
+        for base in {base.id: base for base in some}.values():
+            before = now[base.id] - named[base.id]
+            counts.duplicates += named[base.id] - 1
+            if before == 0:
+                yield base
+            elif before % _HAD == 0:
+                counts.known += 1
+            else:
+                counts.duplicates += 1
 
 
 def _take(bases: Iterator[BasePrompt], count: int) -> tuple[BasePrompt, ...]:
     return tuple(islice(bases, count))
 
 
-def _learn(folder: RunFolder, known: Seen) -> None:
+def _learn(folder: RunFolder, known: Counts) -> None:
     """What base prompts the run has."""
     for batch in folder.inputs():
-        for base in batch.bases:
-            known.add(base.id)
+        known.add(dict.fromkeys((base.id for base in batch.bases), _HAD))
 
 
 def _wait_until(holds: Callable[[], bool], while_waiting: Callable[[], None]) -> None:

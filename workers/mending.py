@@ -39,8 +39,7 @@ def missing(folder: RunFolder, progress: Progress) -> Iterator[Batch]:
     """
     run = folder.read()
     with Seen() as described:
-        for base_id in folder.prompted_ids():
-            described.add(base_id)
+        described.update(folder.prompted_ids())
         for batch in folder.inputs():
             bases, prompts = _unfinished(folder, progress, described, batch)
             if bases:

@@ -151,10 +151,9 @@ def _not_failed(
     folder: RunFolder, bases: Iterable[BasePrompt], counts: _Counts
 ) -> Iterator[BasePrompt]:
     with Seen() as failed, Seen() as read:
-        for failure_id in folder.failed_ids():
-            failed.add(failure_id)
+        failed.update(folder.failed_ids())
         for base in bases:
-            if not read.add(base.id):
+            if not read.add([base.id]):
                 continue
             if base.id not in failed:
                 yield base

@@ -210,7 +210,7 @@ def _common(
         for base_id in ids:
             size += 1
             if common is None or base_id in common:
-                both.add(base_id)
+                both.add([base_id])
         common = both
         sizes.append(size)
     assert common is not None
