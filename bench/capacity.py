@@ -166,7 +166,7 @@ def _redis(client: redis.Redis) -> Counter[str]:
 def _near_bytes(client: redis.Redis, prompts: int) -> dict[int, float]:
     """The product's index, given random bands in place of texts, at a twentieth and in whole."""
     count = len(bands("a hand with a mug", THRESHOLD))
-    with patch("workers.neighbours.bands", lambda text, _: [os.urandom(8) for _ in range(count)]):
+    with patch("workers.neighbours.bands", lambda text, _: [os.urandom(6) for _ in range(count)]):
         index = RedisNeighbours(client, "near", THRESHOLD, "")
         before, found = client.info("memory")["used_memory"], {}
         for start in range(0, prompts, 250):

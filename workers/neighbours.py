@@ -1,12 +1,12 @@
 """The near-duplicate index that all prompt workers of a run share, kept in Redis.
 
     ppv:near:<run>              "whole", or "rebuilding" while someone takes in what the store has
-    ppv:near:<run>:<3 digits>   a hash of bands: 6 bytes of the band -> 6 bytes of a prompt's id
+    ppv:near:<run>:<4 digits>   a hash of bands: 4 bytes of the band -> 4 bytes of a prompt's id
     ppv:near:<run>:refreshed    there for an hour after all hashes had their expiry put off
 
-Redis keeps a hash of at most 512 entries as a plain list of bytes. So 40,000 prompts took 145 bytes
-each at .85 (8 bands a prompt), 414 at .5 (25 bands), measured on Redis 6.2. From about 260,000
-prompts (.85) or 80,000 (.5) on the hashes become tables, of about 95 bytes a band.
+Redis keeps a hash of at most 512 entries as a plain list of bytes. From about a million prompts
+(.85: 8 bands a prompt) or 330,000 (.5: 25 bands) on the 16,384 hashes become tables, of about 95
+bytes a band. `python -m bench.capacity` counts what a prompt takes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,44 +21,46 @@ _TTL_S = 24 * 3600
 _SPARE_S = 3600  # bands outlive the word "whole", which must be true
 _LEASE_S = 60  # of who rebuilds the index
 _REBUILT_AT_ONCE = 256  # texts: Redis does nothing else meanwhile
+_HASHES = 1 << 14
 
 # Keys are made here, not declared: which ones a claim touches depends on the bands.
 _CLAIM = """
-local prefix, ttl, spare = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local prefix, ttl, spare, hashes = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function place(band)
   local first, second = string.byte(band, 1, 2)
-  return string.format('%s:%02x%x', prefix, first, math.floor(second / 16)), string.sub(band, 2, 7)
+  local hash = (256 * first + second) % hashes
+  return string.format('%s:%04x', prefix, hash), string.sub(band, 3, 6)
 end
 
 local function is_near(owner, bands)
-  for at = 1, #bands, 8 do
-    local key, field = place(string.sub(bands, at, at + 7))
+  for at = 1, #bands, 6 do
+    local key, field = place(string.sub(bands, at, at + 5))
     local other = redis.call('HGET', key, field)
     if other and other ~= owner then return true end
   end
   return false
 end
 
--- Every hash at once, but only when an hour of the old time is gone: 4,096 commands each time
+-- Every hash at once, but only when an hour of the old time is gone: so many commands each time
 -- would cost more than the claim.
 local refreshed = prefix .. ':refreshed'
 if not redis.call('GET', refreshed) then
   redis.call('SET', refreshed, 1, 'EX', spare)
-  for index = 0, 4095 do
-    redis.call('EXPIRE', string.format('%s:%03x', prefix, index), ttl + 2 * spare)
+  for index = 0, hashes - 1 do
+    redis.call('EXPIRE', string.format('%s:%04x', prefix, index), ttl + 2 * spare)
   end
 end
 if redis.call('GET', prefix) == 'whole' then redis.call('EXPIRE', prefix, ttl) end
 
 local new = {}
-for at = 3, #ARGV, 2 do
+for at = 4, #ARGV, 2 do
   local owner, bands = ARGV[at], ARGV[at + 1]
   if is_near(owner, bands) then
     new[#new + 1] = 0
   else
-    for from = 1, #bands, 8 do
-      local key, field = place(string.sub(bands, from, from + 7))
+    for from = 1, #bands, 6 do
+      local key, field = place(string.sub(bands, from, from + 5))
       redis.call('HSET', key, field, owner)
       redis.call('EXPIRE', key, ttl + 2 * spare)
     end
@@ -85,7 +87,7 @@ class RedisNeighbours:
         """As Neighbours has it, at once for all items: no other process comes between them."""
         if not items:
             return []
-        arguments: list[int | bytes] = [_TTL_S, _SPARE_S]
+        arguments: list[int | bytes] = [_TTL_S, _SPARE_S, _HASHES]
         for id, text in items:
             arguments += owner(id), b"".join(bands(text, self._threshold))
         with explained(self._address):
@@ -115,6 +117,6 @@ class RedisNeighbours:
 
     def forget(self) -> None:
         """Drop the run's index."""
-        hashes = [f"{self._prefix}:{index:03x}" for index in range(4096)]
+        hashes = [f"{self._prefix}:{index:04x}" for index in range(_HASHES)]
         with explained(self._address):
             self._redis.unlink(self._prefix, f"{self._prefix}:refreshed", *hashes)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _PERMUTATIONS = 128
 _SHINGLE = 3  # words
-_OWNER_BYTES = 6  # of a prompt's id: two ids of 100,000 share them once in 50,000 runs
+_BAND_BYTES = 6  # a million prompts share one by chance about once
+_OWNER_BYTES = 4  # of a prompt's id: of 4 billion near texts one is taken for its own
 
 # ASCII's, Latin-1's, the General Punctuation block and CJK's. Not "whatever is no letter": that
 # would tear the vowel signs out of Hindi.
@@ -56,12 +57,12 @@ class MemoryNeighbours:
 
 
 def owner(id: str) -> bytes:
-    """What stands for a detailed prompt's id beside its bands: the first six bytes of it."""
+    """What stands for a detailed prompt's id beside its bands: the first four bytes of it."""
     return bytes.fromhex(id[: 2 * _OWNER_BYTES])
 
 
 def bands(text: str, threshold: float) -> tuple[bytes, ...]:
-    """The bands of a text's signature, 8 bytes each; near texts are likely to share one.
+    """The bands of a text's signature, 6 bytes each; near texts are likely to share one.
 
     threshold: a Jaccard similarity in (0, 1]. At 1 there is one band, which is shared only by texts
     that are the same but for case, punctuation and white space.
@@ -87,7 +88,7 @@ def _shingles(words: list[str]) -> set[bytes]:
 
 
 def _hash(content: bytes) -> bytes:
-    return blake2b(content, digest_size=8).digest()
+    return blake2b(content, digest_size=_BAND_BYTES).digest()
 
 
 @lru_cache(maxsize=16)
