@@ -127,7 +127,7 @@ def test_what_can_be_named_in_advance_is_there_at_zero(newborn: dict[str, Sample
 
 
 def test_each_queue_has_its_living_worker(newborn: dict[str, Samples]) -> None:
-    assert newborn["ppv_workers"] == {(queue,): 1 for queue in QUEUES}
+    assert newborn["ppv_workers"] == {(queue,): 1 for queue in QUEUES} | {("mend",): 0}
     for queue, worker in newborn["ppv_worker_processes"]:
         assert worker.startswith(f"{queue}-")
 
@@ -304,6 +304,7 @@ FIRES = {
     "MetricsAway": ('up{job="ppv"} 0x60',),
     "BrokerAway": ("ppv_broker_up 0x60",),
     "NoWorker": (STARVED, 'ppv_workers{queue="verify"} 0x60'),
+    "NobodyMends": (STARVED, 'ppv_workers{queue="mend"} 0x60'),
     "QueueStuck": (
         STARVED,
         'ppv_workers{queue="verify"} 1x60',

@@ -24,6 +24,7 @@ from workers.rabbitmq import RabbitMQ, is_rabbitmq
 from workers.tls import tls_options
 
 QUEUES = ("prompt", "propose", "verify")
+MEND = "mend"  # a queue of ticks: whoever has one looks after the runs (workers/mend.py)
 
 CANCELLED = "ppv:cancelled"  # a set of run names, one for each run that was stopped by hand
 _REDELIVERED = "ppv:redelivered:"  # a counter for each batch that a worker died on

@@ -14,7 +14,7 @@ from kombu.exceptions import DecodeError, SerializerNotInstalled
 from kombu.transport import redis
 
 from workers import refusal
-from workers.broker import QUEUES
+from workers.broker import MEND, QUEUES
 
 BYTES_AT_MOST = 16 * 2**20  # of a message: 1,024 of the longest base prompts take 12 MB
 
@@ -45,7 +45,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def _fault(self, message: Any) -> str:
         """What is wrong with a message; "" if it can be given to its task."""
         task = message.headers["task"]
-        if task not in (*QUEUES, "mend") or task not in self.app.amqp.queues.consume_from:
+        if task not in (*QUEUES, MEND) or task not in self.app.amqp.queues.consume_from:
             return f"no task {refusal.excerpt(task, 60)!r} here"
         if (size := len(message.body or b"")) > BYTES_AT_MOST:
             return f"{size} bytes: a message has {BYTES_AT_MOST} at most"

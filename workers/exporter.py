@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.errors import ServiceError
 from pipeline.types import BASE
-from workers.broker import QUEUES, Broker
+from workers.broker import MEND, QUEUES, Broker
 from workers.metrics import COUNTS, OUTCOMES, VERDICTS
 from workers.snapshot import Labels, Snapshot
 
@@ -103,7 +103,7 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
         "workers",
         "Workers that said within the last minute that they live.",
         ("queue",),
-        {queues[queue]: snapshot.workers(queue) for queue in QUEUES},
+        {(queue,): snapshot.workers(queue) for queue in (*QUEUES, MEND)},
     )
     yield gauge(
         "worker_processes",
