@@ -3,12 +3,15 @@
 import json
 import signal
 import time
+from collections.abc import Iterable, Iterator
 
 import pytest
 
+from pipeline.types import BasePrompt
 from tests.fleets import IN_FLIGHT, PER_BASE, Fleet, lines
 from tests.place import until
 from workers.broker import QUEUES, Broker
+from workers.dispatch import Enqueued, enqueue, open_run
 from workers.embedded import Embedded
 
 
@@ -108,6 +111,29 @@ def test_an_interrupted_enqueue_leaves_its_place_to_the_next(fleet: Fleet) -> No
     first.send_signal(signal.SIGINT)
     assert fleet.place.end(first).code == 130
     assert not fleet.broker.client.exists("ppv:feeding:handed")
+
+
+def test_who_lost_the_turn_sends_nothing_of_what_the_other_sent_meanwhile(fleet: Fleet) -> None:
+    bases = [BasePrompt(text=text) for text in lines(40)]
+    folder = open_run(fleet.store, fleet.settings, "shared")
+    others: list[Enqueued] = []
+
+    def feed(some: Iterable[BasePrompt]) -> Enqueued:
+        return enqueue(folder, some, fleet.broker, fleet.settings.dispatch)
+
+    def interrupted() -> Iterator[BasePrompt]:
+        for number, base in enumerate(bases):
+            if number == 20:  # in the middle of the second message
+                fleet.broker.client.delete("ppv:feeding:shared")
+                others.append(feed(bases[8:]))
+            yield base
+
+    first, (other,) = feed(interrupted()), others
+    assert (first.sent, first.known, first.duplicates) == (16, 24, 0)
+    assert (other.sent, other.known, other.duplicates) == (24, 8, 0)
+    sent = [base.text for batch in folder.inputs() for base in batch.bases]
+    assert sorted(sent) == sorted(base.text for base in bases)
+    assert folder.read().base_prompts == 40
 
 
 def _password(fleet: Fleet) -> str:
