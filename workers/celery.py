@@ -3,6 +3,7 @@
 Importing it loads nothing heavy; what a queue needs is loaded by its first task.
 """
 
+import gc
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -42,6 +43,14 @@ def load_before_forking(sender: Any, **_: object) -> None:
             import_module(module)
 
 
+def freeze_what_is_shared(**_: object) -> None:
+    """What is loaded before the processes part stays for good: their collectors need not walk it.
+
+    That is a tenth of the CPU of a message whose models do nothing.
+    """
+    gc.freeze()
+
+
 def share_cores(sender: Any, **_: object) -> None:
     """A worker's processes have the cores between them; with all of them each, they would wait.
 
@@ -68,6 +77,7 @@ def end_with_worker(**_: object) -> None:
 
 worker_init.connect(load_before_forking)
 worker_init.connect(share_cores)
+worker_init.connect(freeze_what_is_shared)
 worker_process_init.connect(end_with_worker)
 worker_process_init.connect(compile_before_working)
 logs.connect()
