@@ -173,7 +173,7 @@ def _near_bytes(client: redis.Redis, prompts: int) -> dict[int, float]:
             index.claim([(f"{number:012x}", "") for number in range(start, start + 250)])
             if (there := start + 250) in (prompts // 20, prompts):
                 found[there] = (client.info("memory")["used_memory"] - before) / there
-        index.forget()
+        client.flushdb()
     return found
 
 

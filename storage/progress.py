@@ -100,9 +100,8 @@ class Progress:
         It may be left where it is; then what it did not read, a later one does.
         """
         tally, was_finished = self.tally, self.tally.finished
-        if not tally.enqueued:
-            self.run = self._folder.read()
-            self._count_inputs(whole)
+        self.run = self._folder.read()  # more may be enqueued to a run that was done
+        self._count_inputs(whole)
         for outcomes in self._new_outcomes(look, whole):
             self._count_outcomes(outcomes)
             yield
@@ -128,8 +127,7 @@ class Progress:
                 if self._inputs_read.add([batch.id]):
                     self._bases += len(batch.bases)
             total = self._bases
-        else:
-            tally.enqueued = True
+        tally.enqueued = self.run.base_prompts is not None
         tally.base_prompts = total
         tally.expected = total * self.run.proposals_per_base
 

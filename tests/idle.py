@@ -1,19 +1,29 @@
 """The product's app with stages that do nothing (bench/nothing.py), some of them slowly or never.
 
 IDLE_PROPOSE_S, IDLE_VERIFY_S   how long a message takes in a stage
-IDLE_LOSES                      a word: a message with it in a prompt vanishes in verify
+IDLE_LOSES, IDLE_LOSES_IN       a word, and a stage in which a message that has it vanishes
 """
 
 import os
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 from PIL import Image
 
-from bench.nothing import EmptyProposer, EmptyVerifier, app
+from bench.nothing import EmptyDescriber, EmptyProposer, EmptyVerifier, app
 from pipeline.config import ProposerConfig, VerifierConfig
 from pipeline.proposer.diffusion import Drawing
-from pipeline.types import Adapter, ModelRef, ProposalBatch, Sampler, Thresholds, Verdict
+from pipeline.types import (
+    Adapter,
+    BasePrompt,
+    DetailedPrompt,
+    ModelRef,
+    ProposalBatch,
+    Sampler,
+    Thresholds,
+    Verdict,
+)
 from workers import resources, verify
 
 __all__ = ["app"]
@@ -47,13 +57,24 @@ def _verifier(config: VerifierConfig, ref: ModelRef) -> SlowVerifier:
     return SlowVerifier()
 
 
-def _lose(task: object, batch: ProposalBatch) -> None:
-    word = os.environ.get("IDLE_LOSES")
-    if word and any(word in draw.prompt.text.split() for draw in batch.draws):
-        raise RuntimeError("gone, and nobody noticed")
+class Forgetful(EmptyDescriber):
+    def describe(self, base: BasePrompt) -> tuple[DetailedPrompt, ...]:
+        _lose("prompt", base.text)
+        return super().describe(base)
+
+
+def _verify(task: object, batch: ProposalBatch) -> None:
+    for draw in batch.draws:
+        _lose("verify", draw.prompt.text)
     _work(task, batch)
 
 
+def _lose(stage: str, text: str) -> None:
+    if os.environ.get("IDLE_LOSES_IN") == stage and os.environ["IDLE_LOSES"] in text.split():
+        raise RuntimeError("gone, and nobody noticed")
+
+
+resources.describer = lru_cache(maxsize=16)(Forgetful)  # type: ignore[assignment]
 resources.proposer = _proposer  # type: ignore[assignment]
 resources.verifier = _verifier  # type: ignore[assignment]
-_work, verify._verify = verify._verify, _lose
+_work, verify._verify = verify._verify, _verify

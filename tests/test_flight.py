@@ -62,7 +62,7 @@ def test_a_run_has_a_window_under_way_until_its_work_is_stored(
     assert flight.share(frozen, WINDOW) == (WINDOW, WINDOW)
     made = made_of(frozen, message(0))
     assert len(made) == 2
-    assert flight.move(message(0), made) is Entry.ENTERED
+    assert flight.move(frozen, message(0), made) is Entry.ENTERED
     assert flight.enter(frozen, message(8), WINDOW) is Entry.FULL, "drawn is not yet judged"
     flight.leave(made[0])
     assert flight.enter(frozen, message(8), WINDOW) is Entry.FULL, "half a message of room"
@@ -77,7 +77,7 @@ def test_what_is_under_way_can_be_sent_again_until_it_is_stored(
     flight.enter(frozen, message(0), WINDOW)
     assert flight.ids() == {message(0).id}
     assert flight.message(message(0).id) == message(0)
-    flight.move(message(0), made)
+    flight.move(frozen, message(0), made)
     assert flight.ids() == {batch.id for batch in made}
     assert [flight.message(batch.id) for batch in made] == made
     for batch in made:
@@ -93,7 +93,7 @@ def test_a_message_that_is_delivered_twice_counts_once(
     assert flight.enter(frozen, message(0), WINDOW) is Entry.ENTERED
     assert flight.enter(frozen, message(0), WINDOW) is Entry.THERE
     for _ in range(2):
-        flight.move(message(0), made)
+        flight.move(frozen, message(0), made)
     assert flight.share(frozen, WINDOW).under_way == PER_MESSAGE
     for _ in range(2):
         flight.leave(made[0])
@@ -121,7 +121,7 @@ def test_runs_share_the_window_by_their_priorities(
     while fill(one, frozen, first) == 0:  # what it has over its share has to land first
         done = leave.pop()
         assert isinstance(done, PromptBatch)
-        one.move(done, [])
+        one.move(frozen, done, [])
     assert one.share(frozen, WINDOW).under_way // PER_MESSAGE == shares[0]
     assert fill(other, frozen, second) == 0
     for flight in (one, other):
@@ -134,7 +134,7 @@ def test_a_run_that_has_nothing_left_gives_its_share_back(
     one, other = Flight(broker, run), Flight(broker, f"{run}-2")
     assert one.enter(frozen, message(0), WINDOW) is Entry.ENTERED
     assert other.enter(frozen, message(0), WINDOW) is Entry.ENTERED
-    other.move(message(0), [])
+    other.move(frozen, message(0), [])
     assert one.share(frozen, WINDOW).share == WINDOW / 2, "it may be about to send more"
     until(lambda: one.share(frozen, WINDOW).share == WINDOW, "the whole window", deadline_s=30)
 
@@ -144,7 +144,7 @@ def test_nothing_of_a_cancelled_run_is_sent(broker: Broker, frozen: Run, run: st
     flight.enter(frozen, message(0), WINDOW)
     broker.cancel(run)
     assert flight.enter(frozen, message(1), WINDOW) is Entry.CANCELLED
-    assert flight.move(message(0), made_of(frozen, message(0))) is Entry.CANCELLED
+    assert flight.move(frozen, message(0), made_of(frozen, message(0))) is Entry.CANCELLED
     assert flight.share(frozen, WINDOW).under_way == 0
     broker.revive(run)
     assert flight.enter(frozen, message(1), WINDOW) is Entry.ENTERED
@@ -157,7 +157,7 @@ def test_a_count_that_was_wiped_begins_anew_and_is_never_below_zero(
     flight.enter(frozen, message(0), WINDOW)
     flight.enter(frozen, message(1), WINDOW)
     flight.clear()
-    flight.move(message(0), [])
+    flight.move(frozen, message(0), [])
     assert flight.share(frozen, WINDOW).under_way == 0
     flight.enter(frozen, message(2), WINDOW)
     assert flight.share(frozen, WINDOW).under_way == PER_MESSAGE

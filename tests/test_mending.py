@@ -96,8 +96,9 @@ def test_what_a_worker_with_a_wrong_clock_had_comes_back_in_time(
 
 
 @pytest.mark.slow
-def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -> None:
-    fleet.start(*QUEUES, loses="poison")
+@pytest.mark.parametrize("stage", ["prompt", "verify"])
+def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(stage: str, fleet: Fleet) -> None:
+    fleet.start(*QUEUES, loses="poison", loses_in=stage)
     fleet.start_mender()
     one_each = ("--set", "prompter.prompts_per_base=1", "--set", "proposer.images_per_prompt=1")
     fleet.enqueue("poison", [*lines(3), "a hand with poison"], *one_each)
@@ -105,7 +106,7 @@ def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(fleet: Fleet) -
     assert (tally.accepted, tally.failed) == (3, 1)
     folder = fleet.folder("poison")
     (failure,) = map(folder.read_failure, folder.failed_ids())
-    assert failure.subject == "a hand with poison"
+    assert (failure.subject, failure.stage) == ("a hand with poison", stage)
     assert "sent again 3 times, and nothing came of it" in failure.error
 
 

@@ -154,7 +154,7 @@ def test_the_index_stays_compact_and_expires(broker: Broker, run: str) -> None:
     neighbours.rebuild([])
     neighbours.claim([(digest(text), text) for text in texts])
 
-    hashes = list(broker.client.scan_iter(match=f"ppv:near:{run}:????", count=1000))
+    hashes = list(broker.client.scan_iter(match=f"ppv:texts:{run}:????", count=1000))
     assert 3000 < len(hashes) <= 4000  # 4,000 bands over 16,384 hashes
     with broker.client.pipeline(transaction=False) as pipe:
         for key in hashes:
@@ -163,21 +163,21 @@ def test_the_index_stays_compact_and_expires(broker: Broker, run: str) -> None:
         for key in hashes:
             pipe.ttl(key)
         assert all(86_400 < ttl <= 26 * 3600 for ttl in pipe.execute())
-    assert 86_000 < broker.client.ttl(f"ppv:near:{run}") <= 86_400
+    assert 86_000 < broker.client.ttl(f"ppv:texts:{run}") <= 86_400
 
 
 def test_a_claim_puts_off_the_expiry_of_all_once_an_hour(broker: Broker, run: str) -> None:
     neighbours = index_of(broker, run, 1.0)
     neighbours.rebuild([(A, MUG)])
-    (mug,) = broker.client.scan_iter(match=f"ppv:near:{run}:????", count=1000)
+    (mug,) = broker.client.scan_iter(match=f"ppv:texts:{run}:????", count=1000)
     broker.client.expire(mug, 4000)
-    broker.client.expire(f"ppv:near:{run}", 300)
+    broker.client.expire(f"ppv:texts:{run}", 300)
 
     neighbours.claim([(B, KEY)])
     assert broker.client.ttl(mug) <= 4000
-    assert broker.client.ttl(f"ppv:near:{run}") > 86_000
+    assert broker.client.ttl(f"ppv:texts:{run}") > 86_000
 
-    broker.client.delete(f"ppv:near:{run}:refreshed")  # as an hour would
+    broker.client.delete(f"ppv:texts:{run}:refreshed")  # as an hour would
     neighbours.claim([(B, KEY)])
     assert broker.client.ttl(mug) > 86_400
 
@@ -193,10 +193,19 @@ def test_an_index_is_rebuilt_once_until_redis_forgets(broker: Broker, run: str) 
     index_of(broker, run, 0.85).rebuild(unread)
     assert next(unread) == (B, KEY)
 
-    neighbours.forget()
-    assert list(broker.client.scan_iter(match=f"ppv:near:{run}*", count=1000)) == []
+    broker.client.delete(*broker.client.scan_iter(match=f"ppv:texts:{run}*", count=1000))
     neighbours.rebuild((digest(index), f"{KEY} {index}" * index) for index in range(600))
     assert neighbours.claim([(A, MUG), (A, KEY + " 1")]) == [True, False]
+
+
+def test_a_full_index_takes_in_no_more_and_compares_with_what_it_has(
+    broker: Broker, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.neighbours._MOST_BANDS", len(bands(MUG, 0.85)))
+    neighbours = index_of(broker, run, 0.85)
+    assert neighbours.claim([(A, MUG), (A, MUG), (B, KEY)]) == [True, True, True]
+    assert neighbours.claim([(C, KEY), (C, MUG)]) == [True, False]
+    assert broker.client.get(f"ppv:texts:{run}:bands") == str(len(bands(MUG, 0.85)))
 
 
 def test_who_dies_while_rebuilding_is_replaced(broker: Broker, run: str) -> None:
@@ -209,9 +218,9 @@ def test_who_dies_while_rebuilding_is_replaced(broker: Broker, run: str) -> None
         neighbours.rebuild(dying())
     neighbours.claim([(B, KEY)])
     assert not neighbours.is_whole()
-    assert 0 < broker.client.ttl(f"ppv:near:{run}") <= 60  # a claim does not make it whole
+    assert 0 < broker.client.ttl(f"ppv:texts:{run}") <= 60  # a claim does not make it whole
 
-    broker.client.delete(f"ppv:near:{run}")  # as a minute would
+    broker.client.delete(f"ppv:texts:{run}")  # as a minute would
     neighbours.rebuild([(A, MUG)])
     assert neighbours.claim([(C, MUG)]) == [False]
 
@@ -223,7 +232,6 @@ def test_the_error_names_the_address_but_not_the_password(run: str) -> None:
         lambda: neighbours.claim([(A, MUG)]),
         neighbours.is_whole,
         lambda: neighbours.rebuild([]),
-        neighbours.forget,
     ]
     for verb in verbs:
         with pytest.raises(ServiceError, match=r"redis://127\.0\.0\.1:1/0") as caught:

@@ -28,14 +28,16 @@ from pipeline.errors import (
     PromptFailed,
     ServiceError,
 )
-from pipeline.types import BasePrompt, Failure, Proposal
+from pipeline.types import BasePrompt, Batch, Failure, Proposal
 from storage.objects import StoreError, check_use
 from storage.runs import RunFolder
-from workers import metrics, refusal, resources
+from workers import canvas, metrics, refusal, resources
+from workers.flight import Entry
 from workers.waiting import Waiting
 
 TRIES = 3  # for an error that nobody foresaw
-REDELIVERIES = 3  # of one batch, after which it is held to kill workers
+REDELIVERIES_TOGETHER = 2  # of a message of several items, at which it is taken apart
+REDELIVERIES = 3  # of one item, after which it is held to kill workers
 
 PATIENT: dict[str, Any] = {"bind": True, "max_retries": None}
 """Options of a task that outlives any time without store, broker or model."""
@@ -218,10 +220,24 @@ def _is_redelivered(task: Task) -> bool:
     return bool((task.request.delivery_info or {}).get("redelivered"))
 
 
-def kills_workers(task: Task, batch_id: str) -> GivenUp | None:
-    """The error of a batch on which so many workers died that it must not be tried again."""
+def kills_workers(task: Task, batch: Batch) -> GivenUp | None:
+    """The error of an item on which so many workers died that it must not be tried again.
+
+    Of a message of several, nobody knows which it was: after fewer deaths each goes alone. Raises
+    Ignore then, since nothing is left to do here.
+    """
     if not _is_redelivered(task):
         return None
-    if resources.broker().count_redelivery(f"{task.name}:{batch_id}") <= REDELIVERIES:
+    deaths = resources.broker().count_redelivery(f"{task.name}:{batch.run}:{batch.id}")
+    items = list(canvas.alone(batch))
+    if len(items) == 1:
+        if deaths <= REDELIVERIES:
+            return None
+        return GivenUp(ItemError(f"workers died of it {deaths} times"), deaths)
+    if deaths < REDELIVERIES_TOGETHER:
         return None
-    return GivenUp(ItemError(f"workers died on its batch {batch_id}"), REDELIVERIES)
+    flight = resources.flight(batch.run)
+    if flight.move(resources.run(batch.run), batch, items) is not Entry.CANCELLED:
+        for item in items:
+            canvas.send(item)
+    raise Ignore

@@ -27,7 +27,7 @@ QUEUES = ("prompt", "propose", "verify")
 MEND = "mend"  # a queue of ticks: whoever has one looks after the runs (workers/mend.py)
 
 CANCELLED = "ppv:cancelled"  # a set of run names, one for each run that was stopped by hand
-_REDELIVERED = "ppv:redelivered:"  # a counter for each batch that a worker died on
+_REDELIVERED = "ppv:redelivered:"  # a counter for each message that a worker died on
 _REDELIVERED_TTL_S = 24 * 3600
 
 _HELD, _HELD_INDEX = "unacked", "unacked_index"  # kombu's: messages that a worker has, by tag
@@ -180,9 +180,12 @@ class Broker:
         with explained(self.address):
             return bool(self._redis.sismember(CANCELLED, run))
 
-    def count_redelivery(self, batch_id: str) -> int:
-        """How often this batch has come back from a worker that died on it, this time included."""
-        key = _REDELIVERED + batch_id
+    def count_redelivery(self, message: str) -> int:
+        """How often this message has come back from a worker that died on it, this time included.
+
+        message: its queue, run and batch.
+        """
+        key = _REDELIVERED + message
         with explained(self.address), self._redis.pipeline() as pipe:
             pipe.incr(key)
             pipe.expire(key, _REDELIVERED_TTL_S)

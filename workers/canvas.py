@@ -15,7 +15,7 @@ from celery import Signature, chain, group
 
 from pipeline.config import Run
 from pipeline.routing import who_draws
-from pipeline.types import DetailedPrompt, PromptBatch, ProposalBatch, ProposerRef, seed_of
+from pipeline.types import Batch, DetailedPrompt, PromptBatch, ProposalBatch, ProposerRef, seed_of
 from workers.celery import app
 
 T = TypeVar("T")
@@ -45,7 +45,18 @@ def _evenly(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
         yield items[len(items) * part // parts : len(items) * (part + 1) // parts]
 
 
-def send(batch: PromptBatch | ProposalBatch) -> None:
+def alone(batch: Batch) -> Iterator[Batch]:
+    """Each item of a message in one of its own: one that does harm does it to no other then."""
+    if isinstance(batch, PromptBatch):
+        for base in batch.bases:
+            yield PromptBatch(run=batch.run, bases=(base,), again=True)
+        return
+    for each in batch.proposals:
+        pair = (each.prompt, each.seed)
+        yield ProposalBatch.of(batch.run, batch.proposer, batch.sampler, [pair], again=True)
+
+
+def send(batch: Batch) -> None:
     """Have this worked on, all the way."""
     if isinstance(batch, PromptBatch):
         send_prompts(batch)

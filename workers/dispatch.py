@@ -131,12 +131,14 @@ def enqueue(
     broker: Broker,
     dispatch: DispatchConfig,
     while_waiting: Callable[[], None] = lambda: None,
+    *,
+    entrust: bool = False,
 ) -> Enqueued:
     """Send base prompts as fast as they are worked on; those that the run has already, not again.
 
     Memory and Redis stay the same for any number of them. Each batch is written to the store
     before it is sent. One process at a time feeds a run; another waits for its turn. Ends early
-    if the run is cancelled.
+    if the run is cancelled. entrust: the fleet is to see the run through, from the first message.
     """
     counts, run = Enqueued(), folder.read()
     broker.revive(folder.name)
@@ -150,6 +152,12 @@ def enqueue(
             _wait_until(lease.take, while_waiting)
             _patiently(partial(_learn, folder, known), while_waiting)
             return True
+
+        def set_total(base_prompts: int | None) -> None:
+            """And entrust the run after that, since the fleet lets go of one that is done."""
+            _patiently(partial(_set_total, folder, base_prompts), while_waiting)
+            if entrust:
+                _patiently(folder.entrust, while_waiting)
 
         def has_place(batch: PromptBatch) -> bool:
             entry = flight.enter(run, batch, dispatch.in_flight)
@@ -165,8 +173,7 @@ def enqueue(
             if not new:
                 continue
             if not counts.sent:
-                # More is to come than an earlier input held.
-                _patiently(partial(_set_total, folder, None), while_waiting)
+                set_total(None)  # more is to come than an earlier input held
             batch = PromptBatch(run=folder.name, bases=new)
             _patiently(partial(folder.write_input, batch), while_waiting)
             _wait_until(partial(has_place, batch), while_waiting)
@@ -175,7 +182,7 @@ def enqueue(
             canvas.send_prompts(batch)
             counts.sent += len(new)
         have_turn()
-        _patiently(partial(_set_total, folder, len(known)), while_waiting)
+        set_total(len(known))
     return counts
 
 

@@ -36,7 +36,7 @@ class Fleet(Collector):
             for name, count in COUNTS.items()
             if count.labels == ("queue",)
         }
-        self._born["messages"] = list(product(QUEUES, (*OUTCOMES.values(), "failed")))
+        self._born["messages"] = list(product(QUEUES, OUTCOMES))
         self._born["failures"] = [(queue,) for queue in QUEUES]
         self._born["drawn"] = [(BASE,)]
         self._born["judged"] = list(product(categories, (BASE,), VERDICTS))

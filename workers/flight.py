@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from pipeline.config import Run
-from pipeline.types import BATCH, Batch, PromptBatch, ProposalBatch
+from pipeline.types import BATCH, Batch, ProposalBatch
 from workers.broker import CANCELLED, Broker, explained
 
 RUNS = "ppv:flight"
@@ -67,9 +67,9 @@ class Flight:
         message = _field(proposals_of(run, batch), batch)
         return Entry(self._call("enter", window, WEIGHTS[run.priority], batch.id, message))
 
-    def move(self, done: PromptBatch, made: Iterable[ProposalBatch]) -> Entry:
-        """A prompt message has become others, which are to be sent unless the run is cancelled."""
-        pairs = ((batch.id, _field(len(batch.proposals), batch)) for batch in made)
+    def move(self, run: Run, done: Batch, made: Iterable[Batch]) -> Entry:
+        """A message has become others, which are to be sent unless the run is cancelled."""
+        pairs = ((batch.id, _field(proposals_of(run, batch), batch)) for batch in made)
         return Entry(self._call("move", done.id, *chain.from_iterable(pairs)))
 
     def leave(self, done: Batch) -> None:

@@ -10,8 +10,9 @@ from contextlib import suppress
 from functools import lru_cache
 
 from celery.utils.log import get_task_logger
+from pydantic import ValidationError
 
-from pipeline.errors import InputError, ServiceError
+from pipeline.errors import PpvError, ServiceError
 from storage.objects import ObjectStore
 from storage.runs import RunFolder, entrusted
 from workers import resources
@@ -20,6 +21,8 @@ from workers.celery import app
 from workers.embedded import store_of
 from workers.fleet import Watch
 from workers.settings import Settings, settings
+
+_TICK_S = 3.0  # of reading what is new, of all runs
 
 logger = get_task_logger(__name__)
 
@@ -30,40 +33,62 @@ class Mender:
     def __init__(self, store: ObjectStore, broker: Broker, settings: Settings) -> None:
         self._store, self._broker, self._settings = store, broker, settings
         self._watches: dict[str, Watch] = {}
+        self._troubles: dict[str, str] = {}  # of runs that cannot be looked at
 
     def look(self) -> None:
-        """At each of them, once.
+        """At each of them, once, and for a part of a second if there is much that is new.
 
-        Raises ServiceError where store or broker is away.
+        A run that cannot be looked at (it is gone, or a newer version wrote it) costs the others
+        nothing. Raises ServiceError where store or broker is away.
         """
         names = set(entrusted(self._store))
         for name in self._watches.keys() - names:  # cancelled, or done by somebody else
             self._forget(name)
         for name in sorted(names):
             try:
-                self._look_at(name)
-            except InputError as error:  # the run is gone
-                logger.warning("run %s is left alone: %s", name, error)
-                RunFolder(self._store, name).withdraw()
+                self._look_at(name, _TICK_S / len(names))
+                self._troubles.pop(name, None)
+            except ServiceError:
+                raise
+            except (PpvError, ValidationError) as error:
+                self._leave_alone(name, error)
 
     def doubt(self) -> None:
         """A worker has died, and what it had is lost."""
         for watch in self._watches.values():
             watch.doubt()
 
-    def _look_at(self, name: str) -> None:
+    def _look_at(self, name: str, most_s: float) -> None:
         folder = RunFolder(self._store, name)
         watch = self._watches.get(name)
         if watch is None:
             watch = self._watches[name] = Watch(folder, self._settings, self._broker)
-        watch.look()
+        watch.look(most_s)
         if watch.over:
             folder.withdraw()
             self._forget(name)
+            # Who enqueues more entrusts it only after that shows; so if we undid it, we see it.
+            if not self._is_over(folder, watch):
+                folder.entrust()
+
+    def _is_over(self, folder: RunFolder, watch: Watch) -> bool:
+        if self._broker.is_cancelled(folder.name):
+            return True
+        seen = watch.progress
+        return seen.tally.finished and folder.read().base_prompts == seen.run.base_prompts
+
+    def _leave_alone(self, name: str, error: PpvError | ValidationError) -> None:
+        said = f"{type(error).__name__}" if isinstance(error, ValidationError) else str(error)
+        if self._troubles.get(name) != said:
+            logger.warning("run %s is left alone: %s", name, said)
+        self._troubles[name] = said
+        self._forget(name)
 
     def _forget(self, name: str) -> None:
-        with suppress(ServiceError):
-            self._watches.pop(name).close()
+        watch = self._watches.pop(name, None)
+        if watch:
+            with suppress(ServiceError):
+                watch.close()
 
 
 @lru_cache(maxsize=1)

@@ -138,7 +138,7 @@ class Resending:
         for batch in batches:
             if self._flight.resends(batch) < RESENDS:
                 yield batch
-            elif len(alone := list(_alone(batch))) == 1:
+            elif len(alone := list(canvas.alone(batch))) == 1:
                 self._give_up(batch)
             else:
                 yield from self._within_reason(alone)
@@ -162,17 +162,6 @@ class Resending:
                 proposals=proposals,
             )
         )
-
-
-def _alone(batch: Batch) -> Iterator[Batch]:
-    """Each item of a message in one of its own."""
-    if isinstance(batch, PromptBatch):
-        for base in batch.bases:
-            yield batch.model_copy(update={"bases": (base,)})
-        return
-    for each in batch.proposals:
-        pair = (each.prompt, each.seed)
-        yield ProposalBatch.of(batch.run, batch.proposer, batch.sampler, [pair], again=True)
 
 
 def _unfinished(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from celery import signals
+from celery import signals, states
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.retry import Retry
@@ -58,8 +58,7 @@ COUNTS = {
     "dollars": Count("Paid to language models, in US dollars.", ("model",)),
     "uncounted": Count("Counts under labels for which there was no room."),
 }
-# Of a task's state; any other: "failed". Dropped is what a worker refuses.
-OUTCOMES = {"SUCCESS": "done", "RETRY": "retried", "IGNORED": "dropped", "REJECTED": "dropped"}
+OUTCOMES = ("done", "retried", "dropped", "failed")  # dropped: refused by a worker
 VERDICTS = ("accepted", "rejected")
 
 _LABEL = 100  # characters
@@ -138,6 +137,12 @@ ledger = Ledger(_line)
 count = ledger.count
 
 
+def count_refusal(queue: str) -> None:
+    """Said at once: a worker's main process has no message at whose end it would be said."""
+    count("messages", queue=queue, outcome="dropped")
+    ledger.say()
+
+
 def count_verdicts(records: Iterable[Record]) -> None:
     """What came of a batch that was judged."""
     for (category, proposer, accepted), amount in Counter(
@@ -212,7 +217,9 @@ def _begin(task: Any, **_: object) -> None:
 
 
 def _end(task: Any, args: Any, state: str | None, **_: object) -> None:
-    count("messages", queue=task.name, outcome=OUTCOMES.get(state or "", "failed"))
+    if state != states.IGNORED:  # refused, which counts by itself; or of a cancelled run
+        outcome = {states.SUCCESS: "done", states.RETRY: "retried"}.get(state or "", "failed")
+        count("messages", queue=task.name, outcome=outcome)
     message = args[0] if args else None
     run = message.get("run") if isinstance(message, dict) else None
     ledger.say(run if isinstance(run, str) and len(run) <= 64 else "")

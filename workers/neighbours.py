@@ -1,12 +1,14 @@
 """The near-duplicate index that all prompt workers of a run share, kept in Redis.
 
-    ppv:near:<run>              "whole", or "rebuilding" while someone takes in what the store has
-    ppv:near:<run>:<4 digits>   a hash of bands: 4 bytes of the band -> 4 bytes of a prompt's id
-    ppv:near:<run>:refreshed    there for an hour after all hashes had their expiry put off
+    ppv:texts:<run>              "whole", or "rebuilding" while someone takes in what the store has
+    ppv:texts:<run>:<4 digits>   a hash of bands: 4 bytes of the band -> 4 bytes of a prompt's id
+    ppv:texts:<run>:bands        how many there are in all hashes
+    ppv:texts:<run>:refreshed    there for an hour after all of them had their expiry put off
 
-Redis keeps a hash of at most 512 entries as a plain list of bytes. From about a million prompts
-(.85: 8 bands a prompt) or 330,000 (.5: 25 bands) on the 16,384 hashes become tables, of about 95
-bytes a band. `python -m bench.capacity` counts what a prompt takes.
+It takes in no more than 4.2 million bands: so many prompts' as 525,000 have at .85 (8 bands each)
+and 168,000 at .5 (25). Beyond that texts are only compared with those. So it never takes more than
+some 60 MB, and every hash stays below the 512 entries of which Redis makes no table, which takes
+six times as much. `python -m bench.capacity` counts what a prompt takes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,10 +24,13 @@ _SPARE_S = 3600  # bands outlive the word "whole", which must be true
 _LEASE_S = 60  # of who rebuilds the index
 _REBUILT_AT_ONCE = 256  # texts: Redis does nothing else meanwhile
 _HASHES = 1 << 14
+_MOST_BANDS = _HASHES << 8
 
 # Keys are made here, not declared: which ones a claim touches depends on the bands.
 _CLAIM = """
-local prefix, ttl, spare, hashes = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local prefix, ttl, spare = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local hashes, most_bands = tonumber(ARGV[3]), tonumber(ARGV[4])
+local counter = prefix .. ':bands'
 
 local function place(band)
   local first, second = string.byte(band, 1, 2)
@@ -47,23 +52,31 @@ end
 local refreshed = prefix .. ':refreshed'
 if not redis.call('GET', refreshed) then
   redis.call('SET', refreshed, 1, 'EX', spare)
+  redis.call('EXPIRE', counter, ttl + 2 * spare)
   for index = 0, hashes - 1 do
     redis.call('EXPIRE', string.format('%s:%04x', prefix, index), ttl + 2 * spare)
   end
 end
 if redis.call('GET', prefix) == 'whole' then redis.call('EXPIRE', prefix, ttl) end
 
+local function take_in(owner, bands)
+  local added = 0
+  for at = 1, #bands, 6 do
+    local key, field = place(string.sub(bands, at, at + 5))
+    added = added + redis.call('HSET', key, field, owner)
+    redis.call('EXPIRE', key, ttl + 2 * spare)
+  end
+  redis.call('INCRBY', counter, added)
+  redis.call('EXPIRE', counter, ttl + 2 * spare)
+end
+
 local new = {}
-for at = 4, #ARGV, 2 do
+for at = 5, #ARGV, 2 do
   local owner, bands = ARGV[at], ARGV[at + 1]
   if is_near(owner, bands) then
     new[#new + 1] = 0
   else
-    for from = 1, #bands, 6 do
-      local key, field = place(string.sub(bands, from, from + 5))
-      redis.call('HSET', key, field, owner)
-      redis.call('EXPIRE', key, ttl + 2 * spare)
-    end
+    if tonumber(redis.call('GET', counter) or 0) < most_bands then take_in(owner, bands) end
     new[#new + 1] = 1
   end
 end
@@ -79,7 +92,7 @@ class RedisNeighbours:
 
     def __init__(self, client: redis.Redis, run: str, threshold: float, address: str) -> None:
         self._redis, self._address = client, address
-        self._prefix = f"ppv:near:{run}"
+        self._prefix = f"ppv:texts:{run}"
         self._threshold = threshold
         self._script = client.register_script(_CLAIM)
 
@@ -87,7 +100,7 @@ class RedisNeighbours:
         """As Neighbours has it, at once for all items: no other process comes between them."""
         if not items:
             return []
-        arguments: list[int | bytes] = [_TTL_S, _SPARE_S, _HASHES]
+        arguments: list[int | bytes] = [_TTL_S, _SPARE_S, _HASHES, _MOST_BANDS]
         for id, text in items:
             arguments += owner(id), b"".join(bands(text, self._threshold))
         with explained(self._address):
@@ -114,9 +127,3 @@ class RedisNeighbours:
                 self._redis.expire(self._prefix, _LEASE_S)
         with explained(self._address):
             self._redis.set(self._prefix, "whole", ex=_TTL_S)
-
-    def forget(self) -> None:
-        """Drop the run's index."""
-        hashes = [f"{self._prefix}:{index:04x}" for index in range(_HASHES)]
-        with explained(self._address):
-            self._redis.unlink(self._prefix, f"{self._prefix}:refreshed", *hashes)

@@ -24,28 +24,40 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
     if resources.broker().is_cancelled(batch.run):
         return
     try:
-        describer = resources.describer(batch.run)
-        with metrics.at_work("prompt", len(batch.bases)):
-            described = list(resources.askers().map(describer.describe, batch.bases))
-    except ModelNotHere:
-        raise
-    except InputError as error:  # a wrong key or model
-        described = [_stored_or_failed(batch.run, base, error) for base in batch.bases]
+        described = _describe(task, batch)
     except RunCancelled:
         return
     prompts = [prompt for prompts in described for prompt in prompts]
     metrics.count("base_prompts", len(batch.bases))
     logger.info("%d base prompts described in %d prompts", len(batch.bases), len(prompts))
     again = batch.again or attempts.is_repeated(task)
-    made = list(canvas.batches(resources.run(batch.run), prompts, again=again))
-    if resources.flight(batch.run).move(batch, made) is not Entry.CANCELLED:
+    run = resources.run(batch.run)
+    made = list(canvas.batches(run, prompts, again=again))
+    if resources.flight(batch.run).move(run, batch, made) is not Entry.CANCELLED:
         canvas.send_proposals(made)
 
 
-def _stored_or_failed(run: str, base: BasePrompt, error: InputError) -> tuple[DetailedPrompt, ...]:
+def _describe(task: Task, batch: PromptBatch) -> list[tuple[DetailedPrompt, ...]]:
+    """The detailed prompts of each base prompt. Raises RunCancelled."""
+    error = attempts.kills_workers(task, batch)
+    if error is None:
+        try:
+            describer = resources.describer(batch.run)
+            with metrics.at_work("prompt", len(batch.bases)):
+                return list(resources.askers().map(describer.describe, batch.bases))
+        except ModelNotHere:
+            raise
+        except InputError as wrong:  # key or model
+            error = attempts.GivenUp(wrong, 1)
+    return [_stored_or_failed(batch.run, base, error) for base in batch.bases]
+
+
+def _stored_or_failed(
+    run: str, base: BasePrompt, error: attempts.GivenUp
+) -> tuple[DetailedPrompt, ...]:
     """What the base prompt has already; nothing more can be had here."""
     folder = resources.folder(run)
     if stored := folder.read_expansion(base):
         return stored.prompts
-    attempts.give_up_base(folder, resources.run(run), base, attempts.GivenUp(error, 1))
+    attempts.give_up_base(folder, resources.run(run), base, error)
     return ()

@@ -33,8 +33,8 @@ from pipeline.types import (
     seed_of,
 )
 from storage.runs import check_run_name
-from workers import resources
-from workers.broker import Broker, explained
+from workers import metrics, resources
+from workers.broker import MEND, QUEUES, Broker, explained
 
 KEPT = 100
 BASES_AT_MOST = 1024  # in a message; proposals: as many as the run says
@@ -93,6 +93,7 @@ def record(queue: str, worker: str, reason: str) -> None:
     """Say in the log and on record that a message was refused."""
     queue, reason = excerpt(queue, 40), excerpt(reason, 300)
     logger.error("refused a message on the queue %s: %s", queue or "?", reason)
+    metrics.count_refusal(queue if queue in (*QUEUES, MEND) else "")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     with suppress(ServiceError):  # then the log has it
         refusals = Refusals(resources.broker())

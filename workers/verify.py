@@ -48,7 +48,7 @@ def _verify(task: Task, batch: ProposalBatch) -> None:
     folder = resources.folder(batch.run)
     if resources.broker().is_cancelled(batch.run) or folder.has_records(batch):
         return
-    if error := attempts.kills_workers(task, batch.id):
+    if error := attempts.kills_workers(task, batch):
         for proposal in batch.proposals:
             if folder.has_image(proposal.id):
                 attempts.give_up(batch.run, "verify", proposal, error)

@@ -40,9 +40,8 @@ def enqueue(
     broker = broker_of(config)
     broker.ping()
     folder = dispatch.open_run(store_of(config), config, run, priority)
-    folder.entrust()
     waiting = _Waiting(folder, config, broker)
-    counts = dispatch.enqueue(folder, bases, broker, config.dispatch, while_waiting=waiting)
+    counts = dispatch.enqueue(folder, bases, broker, config.dispatch, waiting, entrust=True)
     if counts.cancelled:
         folder.withdraw()
         console.print(f"run {run} was cancelled; the same call, or `ppv resume {run}`, goes on")
@@ -77,9 +76,9 @@ class _Waiting:
             under_way = self._flight.share(self._run, window).under_way
             if under_way != self._under_way:
                 self._under_way, self._since = under_way, time.monotonic()
-        if time.monotonic() - self._since < self._AFTER_S:
-            return
         if self._watch is None:
+            if time.monotonic() - self._since < self._AFTER_S:
+                return
             self._watch = Watch(self._folder, self._settings, self._broker)
             print(
                 "waiting for room; if no worker runs, start one for each queue: "
