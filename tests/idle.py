@@ -2,6 +2,7 @@
 
 IDLE_PROPOSE_S, IDLE_VERIFY_S   how long a message takes in a stage
 IDLE_LOSES, IDLE_LOSES_IN       a word, and a stage in which a message that has it vanishes
+IDLE_KILLS                      a word: the process that describes a base prompt with it dies
 """
 
 import os
@@ -57,9 +58,11 @@ def _verifier(config: VerifierConfig, ref: ModelRef) -> SlowVerifier:
     return SlowVerifier()
 
 
-class Forgetful(EmptyDescriber):
+class FrailDescriber(EmptyDescriber):
     def describe(self, base: BasePrompt) -> tuple[DetailedPrompt, ...]:
         _lose("prompt", base.text)
+        if os.environ.get("IDLE_KILLS", "") in base.text.split():
+            os._exit(9)
         return super().describe(base)
 
 
@@ -74,7 +77,7 @@ def _lose(stage: str, text: str) -> None:
         raise RuntimeError("gone, and nobody noticed")
 
 
-resources.describer = lru_cache(maxsize=16)(Forgetful)  # type: ignore[assignment]
+resources.describer = lru_cache(maxsize=16)(FrailDescriber)  # type: ignore[assignment]
 resources.proposer = _proposer  # type: ignore[assignment]
 resources.verifier = _verifier  # type: ignore[assignment]
 _work, verify._verify = verify._verify, _verify

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 from kombu import Connection
 
+from storage.runs import RunFolder
 from tests.fleets import IN_FLIGHT, PER_BASE, Fleet, lines
 from tests.place import until
 from workers.broker import QUEUES, Broker
 from workers.flight import Flight
+from workers.mend import Mender
 
 
 def test_a_run_finishes_though_messages_were_lost_and_nobody_watches(fleet: Fleet) -> None:
@@ -106,8 +108,51 @@ def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(stage: str, fle
     assert (tally.accepted, tally.failed) == (3, 1)
     folder = fleet.folder("poison")
     (failure,) = map(folder.read_failure, folder.failed_ids())
-    assert (failure.subject, failure.stage) == ("a hand with poison", stage)
+    assert failure.subject == "a hand with poison"
     assert "sent again 3 times, and nothing came of it" in failure.error
+
+
+def test_what_workers_die_of_is_given_up_alone_and_the_rest_goes_on(fleet: Fleet) -> None:
+    fleet.start(*QUEUES, kills="poison")
+    one_each = ("--set", "prompter.prompts_per_base=1", "--set", "proposer.images_per_prompt=1")
+    fleet.enqueue("deadly", [*lines(3), "a hand with poison"], *one_each)
+    tally = fleet.until_finished("deadly")
+    assert (tally.accepted, tally.failed) == (3, 1)
+    folder = fleet.folder("deadly")
+    (failure,) = map(folder.read_failure, folder.failed_ids())
+    assert (failure.subject, failure.stage) == ("a hand with poison", "prompt")
+    assert "workers died of it 4 times" in failure.error
+
+
+def test_a_run_that_cannot_be_read_is_mended_by_nobody_and_the_others_are(fleet: Fleet) -> None:
+    fleet.enqueue("a-newer", lines(1))
+    key = "runs/a-newer/run.json"
+    fleet.store.put(key, fleet.store.get(key).replace(b"{", b'{"of_tomorrow": 1,', 1))
+    fleet.enqueue("lost", lines(32))
+    fleet.broker.client.delete("prompt")
+    mender = fleet.start_mender()
+    fleet.start(*QUEUES)
+    assert fleet.until_finished("lost").accepted == 32 * PER_BASE
+    until(lambda: list(fleet.store.list("entrusted/")) == ["entrusted/a-newer"], "the rest done")
+    assert mender.alive
+
+
+def test_a_run_stays_entrusted_when_more_is_enqueued_as_it_is_let_go(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.start(*QUEUES)
+    fleet.enqueue("grows", lines(16))
+    fleet.until_finished("grows")
+    withdraw = RunFolder.withdraw
+
+    def more_comes_first(folder: RunFolder) -> None:
+        folder.write(folder.read().model_copy(update={"base_prompts": None}))
+        folder.entrust()
+        withdraw(folder)
+
+    monkeypatch.setattr(RunFolder, "withdraw", more_comes_first)
+    Mender(fleet.store, fleet.broker, fleet.settings).look()
+    assert list(fleet.store.list("entrusted/")) == ["entrusted/grows"]
 
 
 def test_a_redis_that_is_wiped_in_mid_run_costs_time_only(fleet: Fleet) -> None:

@@ -207,6 +207,20 @@ def test_a_count_that_was_left_midway_is_taken_up_and_counts_nothing_twice(
     assert (progress.tally.judged, progress.tally.finished) == (12, True)
 
 
+def test_a_run_that_was_done_is_not_when_more_is_enqueued(folder: RunFolder) -> None:
+    for batch in proposals():
+        folder.write_records(batch, judged(batch, 0.9))
+    progress = Progress(folder)
+    assert progress.update().finished
+    more = (BasePrompt(text="a bag"), BasePrompt(text="a pin"))
+    folder.write(RUN.model_copy(update={"base_prompts": None}))
+    folder.write_input(PromptBatch(run=RUN.name, bases=more))
+    tally = progress.update()
+    assert (tally.base_prompts, tally.missing, tally.finished) == (5, 8, False)
+    folder.write(RUN.model_copy(update={"base_prompts": 5}))
+    assert (progress.update().missing, progress.tally.enqueued) == (8, True)
+
+
 def test_seen_knows_each_id_once() -> None:
     with Seen() as seen:
         assert seen.add(["0a" * 16, "0c" * 16]) == {"0a" * 16, "0c" * 16}

@@ -1,6 +1,6 @@
 """Flower's options unless others are given: on loopback, behind a login.
 
-Flower runs this file; workers/__init__.py points it here. FLOWER_BASIC_AUTH, FLOWER_ADDRESS and
+Flower runs this file; workers/celery.py points it here. FLOWER_BASIC_AUTH, FLOWER_ADDRESS and
 the command line's options win.
 """
 
