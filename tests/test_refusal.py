@@ -31,6 +31,7 @@ from workers import canvas, refusal, resources
 from workers.broker import Broker
 from workers.refusal import KEPT, Refusal, Refusals, Refused, TooNew, admit
 from workers.settings import settings
+from workers.snapshot import Snapshot
 
 SECRET = "hunter2-in-a-message"
 
@@ -343,6 +344,8 @@ def test_a_worker_refuses_whatever_is_no_message_of_its_and_goes_on(
             _, log = worker.communicate(timeout=60)
         refusals = Refusals(Broker(own_redis))
         assert refusals.count() == len(junk)
+        counted = Snapshot.take(Broker(own_redis)).counters["messages"]
+        assert sum(n for (_, outcome), n in counted.items() if outcome == "dropped") == len(junk)
         everything = b"".join(bytes(line) for line in client.lrange("ppv:refused", 0, -1))
     assert len(everything) < 300 * len(junk)
     assert SECRET not in log and SECRET not in everything.decode()
