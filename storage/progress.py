@@ -100,7 +100,7 @@ class Progress:
         It may be left where it is; then what it did not read, a later one does.
         """
         tally, was_finished = self.tally, self.tally.finished
-        self.run = self._folder.read()  # more may be enqueued to a run that was done
+        self.run = self._folder.reread()  # more may be enqueued to a run that was done
         self._count_inputs(whole)
         for outcomes in self._new_outcomes(look, whole):
             self._count_outcomes(outcomes)

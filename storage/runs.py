@@ -17,6 +17,7 @@ Inputs are kept so that a run can be finished from the store alone, whatever bec
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
+import tenacity
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config import Run
@@ -102,6 +103,16 @@ class RunFolder:
             raise InputError(
                 f"no run {self.name!r} in {self.store.address} (there: {known})"
             ) from None
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(InputError),
+        wait=tenacity.wait_fixed(0.3),
+        stop=tenacity.stop_after_attempt(5),
+        reraise=True,
+    )
+    def reread(self) -> Run:
+        """Of a run that was there; its run.json may look absent while it is being replaced."""
+        return self.read()
 
     def write(self, run: Run) -> None:
         self.store.put(self._key("run.json"), run.model_dump_json(indent=1).encode())

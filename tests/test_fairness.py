@@ -122,15 +122,16 @@ def test_who_lost_the_turn_sends_nothing_of_what_the_other_sent_meanwhile(fleet:
         return enqueue(folder, some, fleet.broker, fleet.settings.dispatch)
 
     def interrupted() -> Iterator[BasePrompt]:
+        yield bases[0]  # once more, so that messages and what is looked up at once are not the same
         for number, base in enumerate(bases):
-            if number == 20:  # in the middle of the second message
+            if number == 20:  # among what is looked up before the first message is sent
                 fleet.broker.client.delete("ppv:feeding:shared")
                 others.append(feed(bases[8:]))
             yield base
 
     first, (other,) = feed(interrupted()), others
-    assert (first.sent, first.known, first.duplicates) == (16, 24, 0)
-    assert (other.sent, other.known, other.duplicates) == (24, 8, 0)
+    assert (first.sent, first.known, first.duplicates) == (8, 32, 1)
+    assert (other.sent, other.known, other.duplicates) == (32, 0, 0)
     sent = [base.text for batch in folder.inputs() for base in batch.bases]
     assert sorted(sent) == sorted(base.text for base in bases)
     assert folder.read().base_prompts == 40

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.types import DetailedPrompt, ProposalBatch, Record
+from pipeline.types import DetailedPrompt, Outcome, ProposalBatch
 from storage.folder import FolderStore
 from storage.progress import Tally
 from tests.tiny import a_record
@@ -63,14 +63,14 @@ def test_a_glance_reads_a_part_and_the_next_goes_on(
         judged.append(tally.judged)
 
     watch = fleet.Watch(folder, settings, broker, show=show)
-    read = watch.progress.new_batches
+    read = watch.progress._new_outcomes
 
-    def slowly(whole: bool = False) -> Iterator[list[Record]]:
-        for records in read(whole):
+    def slowly(*arguments: Any) -> Iterator[list[Outcome]]:
+        for outcomes in read(*arguments):
             now[0] += 0.15
-            yield records
+            yield outcomes
 
-    monkeypatch.setattr(watch.progress, "new_batches", slowly)
+    monkeypatch.setattr(watch.progress, "_new_outcomes", slowly)
     for _ in range(4):
         watch.glance()
     assert judged == [2, 4, 5]  # the fourth is too soon after the third

@@ -121,7 +121,7 @@ def test_what_workers_die_of_is_given_up_alone_and_the_rest_goes_on(fleet: Fleet
     folder = fleet.folder("deadly")
     (failure,) = map(folder.read_failure, folder.failed_ids())
     assert (failure.subject, failure.stage) == ("a hand with poison", "prompt")
-    assert "workers died of it 4 times" in failure.error
+    assert "it came back 4 times: workers died of it" in failure.error
 
 
 def test_a_run_that_cannot_be_read_is_mended_by_nobody_and_the_others_are(fleet: Fleet) -> None:

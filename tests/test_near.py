@@ -14,7 +14,7 @@ from tests.conftest import REDIS_PASSWORD
 from workers.broker import Broker
 from workers.neighbours import RedisNeighbours
 
-A, B, C = (digest(letter) for letter in "abc")
+A, B, C, D = (digest(letter) for letter in "abcd")
 
 MUG = (
     "A close photograph of a left hand that holds a red mug by its handle, with four fingers "
@@ -204,7 +204,7 @@ def test_a_full_index_takes_in_no_more_and_compares_with_what_it_has(
     monkeypatch.setattr("workers.neighbours._MOST_BANDS", len(bands(MUG, 0.85)))
     neighbours = index_of(broker, run, 0.85)
     assert neighbours.claim([(A, MUG), (A, MUG), (B, KEY)]) == [True, True, True]
-    assert neighbours.claim([(C, KEY), (C, MUG)]) == [True, False]
+    assert neighbours.claim([(C, KEY), (C, MUG), (D, KEY)]) == [True, False, False]
     assert broker.client.get(f"ppv:texts:{run}:bands") == str(len(bands(MUG, 0.85)))
 
 

@@ -223,17 +223,17 @@ def _is_redelivered(task: Task) -> bool:
 def kills_workers(task: Task, batch: Batch) -> GivenUp | None:
     """The error of an item on which so many workers died that it must not be tried again.
 
-    Of a message of several, nobody knows which it was: after fewer deaths each goes alone. Raises
-    Ignore then, since nothing is left to do here.
+    A message that comes back is taken for a death. Of one with several items nobody knows which it
+    was: after fewer deaths each goes alone. Raises Ignore then, since nothing is left to do here.
     """
     if not _is_redelivered(task):
         return None
-    deaths = resources.broker().count_redelivery(f"{task.name}:{batch.run}:{batch.id}")
+    deaths = resources.broker().count_redelivery(_message(task, batch))
     items = list(canvas.alone(batch))
     if len(items) == 1:
         if deaths <= REDELIVERIES:
             return None
-        return GivenUp(ItemError(f"workers died of it {deaths} times"), deaths)
+        return GivenUp(ItemError(f"it came back {deaths} times: workers died of it"), deaths)
     if deaths < REDELIVERIES_TOGETHER:
         return None
     flight = resources.flight(batch.run)
@@ -241,3 +241,13 @@ def kills_workers(task: Task, batch: Batch) -> GivenUp | None:
         for item in items:
             canvas.send(item)
     raise Ignore
+
+
+def survived(task: Task, batch: Batch) -> None:
+    """A message that came back is done after all."""
+    if _is_redelivered(task):
+        resources.broker().forget_redeliveries(_message(task, batch))
+
+
+def _message(task: Task, batch: Batch) -> str:
+    return f"{task.name}:{batch.run}:{batch.id}"

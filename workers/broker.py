@@ -192,6 +192,10 @@ class Broker:
             count: int = pipe.execute()[0]
         return count
 
+    def forget_redeliveries(self, message: str) -> None:
+        with explained(self.address):
+            self._redis.delete(_REDELIVERED + message)
+
 
 def _is_of(text: str, run: str) -> bool:
     """Whether a message, as kombu keeps it, is about this run; a strange one is nobody's."""

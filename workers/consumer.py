@@ -53,7 +53,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         match task, arguments, options:
             case ("mend", [], {}) | ("prompt" | "propose" | "verify", [dict()], {}) if not options:
                 return ""
-        return "its task takes " + ("nothing" if task == "mend" else "one batch")
+        return "its task takes " + ("nothing" if task == MEND else "one batch")
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         self._refuse(message, "it is no task")

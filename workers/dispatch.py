@@ -41,7 +41,7 @@ PATIENCE_S = 120.0  # with a store or a broker that is away
 WRITTEN_OFF = 256  # failures whose answers are forgotten together: run.json names these
 
 _SHORTEST_POLL_S, _LONGEST_POLL_S = 0.05, 0.5
-_HAD = 1 << 32  # counts for a base prompt that the run has; below it, how often an input named it
+_HAD = 1 << 24  # counts for a base prompt that the run has; below it, how often an input named it
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ def enqueue(
     with _feeding(folder, broker) as lease, Counts() as known:
 
         def have_turn() -> bool:
-            """Whoever fed the run meanwhile, `known` is whole afterwards. True if anybody may."""
+            """Whoever fed the run meanwhile, `known` is whole afterwards; True if anybody may."""
             if _patiently(lease.is_ours, while_waiting):
                 return False
             _wait_until(lease.take, while_waiting)
@@ -165,15 +165,19 @@ def enqueue(
             return entry is not Entry.FULL
 
         have_turn()
+        opened = lost_it = False
         fresh = _fresh(bases, dispatch.bases_per_message, known, counts)
         while new := _take(fresh, dispatch.bases_per_message):
             if have_turn():
+                opened, lost_it = False, True
+            if lost_it:  # what was looked up before may be known now
                 named, new = len(new), tuple(base for base in new if known[base.id] < _HAD)
                 counts.known += named - len(new)
             if not new:
                 continue
-            if not counts.sent:
+            if not opened:
                 set_total(None)  # more is to come than an earlier input held
+                opened = True
             batch = PromptBatch(run=folder.name, bases=new)
             _patiently(partial(folder.write_input, batch), while_waiting)
             _wait_until(partial(has_place, batch), while_waiting)
@@ -200,12 +204,12 @@ def close_input(folder: RunFolder, broker: Broker) -> bool:
             return False
         with Counts() as known:
             _learn(folder, known)
-            if not len(known):
+            if not (total := len(known)):
                 raise InputError(
                     f"run {folder.name!r} has no base prompts enqueued: ppv run FILE --run "
                     f"{folder.name}"
                 )
-            _set_total(folder, len(known))
+            _set_total(folder, total)
     return True
 
 

@@ -6,13 +6,15 @@ Every few seconds Celery's beat has each of these runs looked at, as `ppv run` l
 several such workers run, a lease per run lets one of them at a time send again.
 """
 
+import sqlite3
+import time
 from contextlib import suppress
 from functools import lru_cache
 
 from celery.utils.log import get_task_logger
 from pydantic import ValidationError
 
-from pipeline.errors import PpvError, ServiceError
+from pipeline.errors import InputError, PpvError, ServiceError
 from storage.objects import ObjectStore
 from storage.runs import RunFolder, entrusted
 from workers import resources
@@ -23,6 +25,7 @@ from workers.fleet import Watch
 from workers.settings import Settings, settings
 
 _TICK_S = 3.0  # of reading what is new, of all runs
+_LEFT_ALONE_S = 60.0
 
 logger = get_task_logger(__name__)
 
@@ -33,25 +36,33 @@ class Mender:
     def __init__(self, store: ObjectStore, broker: Broker, settings: Settings) -> None:
         self._store, self._broker, self._settings = store, broker, settings
         self._watches: dict[str, Watch] = {}
-        self._troubles: dict[str, str] = {}  # of runs that cannot be looked at
+        self._left_until: dict[str, float] = {}  # runs that could not be looked at
 
     def look(self) -> None:
-        """At each of them, once, and for a part of a second if there is much that is new.
+        """At each of them, once; what takes long to read is read in parts.
 
-        A run that cannot be looked at (it is gone, or a newer version wrote it) costs the others
-        nothing. Raises ServiceError where store or broker is away.
+        A run that cannot be looked at (a newer version wrote it, say) is left alone for a minute.
+        Raises ServiceError where store or broker is away.
         """
         names = set(entrusted(self._store))
         for name in self._watches.keys() - names:  # cancelled, or done by somebody else
             self._forget(name)
         for name in sorted(names):
+            if time.monotonic() < self._left_until.get(name, 0.0):
+                continue
             try:
                 self._look_at(name, _TICK_S / len(names))
-                self._troubles.pop(name, None)
             except ServiceError:
                 raise
-            except (PpvError, ValidationError) as error:
-                self._leave_alone(name, error)
+            except InputError as error:  # the run is gone
+                logger.warning("run %s is watched no more: %s", name, error)
+                RunFolder(self._store, name).withdraw()
+                self._forget(name)
+            except (PpvError, ValueError, sqlite3.Error) as error:
+                where = f" ({error.title})" if isinstance(error, ValidationError) else ""
+                logger.warning("run %s cannot be read: %s%s", name, type(error).__name__, where)
+                self._left_until[name] = time.monotonic() + _LEFT_ALONE_S
+                self._forget(name)
 
     def doubt(self) -> None:
         """A worker has died, and what it had is lost."""
@@ -62,6 +73,7 @@ class Mender:
         folder = RunFolder(self._store, name)
         watch = self._watches.get(name)
         if watch is None:
+            folder.reread()
             watch = self._watches[name] = Watch(folder, self._settings, self._broker)
         watch.look(most_s)
         if watch.over:
@@ -75,14 +87,7 @@ class Mender:
         if self._broker.is_cancelled(folder.name):
             return True
         seen = watch.progress
-        return seen.tally.finished and folder.read().base_prompts == seen.run.base_prompts
-
-    def _leave_alone(self, name: str, error: PpvError | ValidationError) -> None:
-        said = f"{type(error).__name__}" if isinstance(error, ValidationError) else str(error)
-        if self._troubles.get(name) != said:
-            logger.warning("run %s is left alone: %s", name, said)
-        self._troubles[name] = said
-        self._forget(name)
+        return seen.tally.finished and folder.reread().base_prompts == seen.run.base_prompts
 
     def _forget(self, name: str) -> None:
         watch = self._watches.pop(name, None)

@@ -217,7 +217,7 @@ def _begin(task: Any, **_: object) -> None:
 
 
 def _end(task: Any, args: Any, state: str | None, **_: object) -> None:
-    if state != states.IGNORED:  # refused, which counts by itself; or of a cancelled run
+    if state != states.IGNORED:  # refused, which counts by itself; cancelled; or taken apart
         outcome = {states.SUCCESS: "done", states.RETRY: "retried"}.get(state or "", "failed")
         count("messages", queue=task.name, outcome=outcome)
     message = args[0] if args else None
@@ -247,6 +247,7 @@ def _say_alive(**_: object) -> None:
     if time.monotonic() > _life.next_at:
         _life.next_at = time.monotonic() + _HEARTBEAT_S
         _line.call("alive", _life.processes, *_life.names)
+        ledger.say()
 
 
 def _say_gone(**_: object) -> None:

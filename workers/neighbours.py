@@ -6,9 +6,10 @@
     ppv:texts:<run>:refreshed    there for an hour after all of them had their expiry put off
 
 It takes in no more than 4.2 million bands: so many prompts' as 525,000 have at .85 (8 bands each)
-and 168,000 at .5 (25). Beyond that texts are only compared with those. So it never takes more than
-some 60 MB, and every hash stays below the 512 entries of which Redis makes no table, which takes
-six times as much. `python -m bench.capacity` counts what a prompt takes.
+and 168,000 at .5 (25). Beyond that texts are only compared with those, and with others of the same
+call. So a run's never takes more than some 60 MB, and every hash stays below the 512 entries of
+which Redis makes no table, which takes six times as much. `python -m bench.capacity` counts what a
+prompt takes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,10 +39,13 @@ local function place(band)
   return string.format('%s:%04x', prefix, hash), string.sub(band, 3, 6)
 end
 
+local here = {}  -- what was new in this call and found no room
+
 local function is_near(owner, bands)
   for at = 1, #bands, 6 do
-    local key, field = place(string.sub(bands, at, at + 5))
-    local other = redis.call('HGET', key, field)
+    local band = string.sub(bands, at, at + 5)
+    local key, field = place(band)
+    local other = redis.call('HGET', key, field) or here[band]
     if other and other ~= owner then return true end
   end
   return false
@@ -70,13 +74,18 @@ local function take_in(owner, bands)
   redis.call('EXPIRE', counter, ttl + 2 * spare)
 end
 
+local function keep_here(owner, bands)
+  for at = 1, #bands, 6 do here[string.sub(bands, at, at + 5)] = owner end
+end
+
 local new = {}
 for at = 5, #ARGV, 2 do
   local owner, bands = ARGV[at], ARGV[at + 1]
   if is_near(owner, bands) then
     new[#new + 1] = 0
   else
-    if tonumber(redis.call('GET', counter) or 0) < most_bands then take_in(owner, bands) end
+    local full = tonumber(redis.call('GET', counter) or 0) >= most_bands
+    if full then keep_here(owner, bands) else take_in(owner, bands) end
     new[#new + 1] = 1
   end
 end
@@ -120,6 +129,9 @@ class RedisNeighbours:
         with explained(self._address):
             if not self._redis.set(self._prefix, "rebuilding", nx=True, ex=_LEASE_S):
                 return
+            # What is left of one that expired in parts would be counted wrongly.
+            parts = [f"{index:04x}" for index in range(_HASHES)]
+            self._redis.unlink(*(f"{self._prefix}:{part}" for part in ("bands", *parts)))
         rest = iter(texts)
         while some := list(islice(rest, _REBUILT_AT_ONCE)):
             self.claim(some)

@@ -36,7 +36,7 @@ def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
     def give_up(proposal: Proposal, error: attempts.GivenUp) -> None:
         attempts.give_up(batch.run, "propose", proposal, error)
 
-    if error := attempts.kills_workers(task, batch):
+    if missing and (error := attempts.kills_workers(task, batch)):
         for proposal in missing:
             give_up(proposal, error)
         return message
@@ -50,6 +50,7 @@ def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
                 give_up(proposal, error)
             return message
         _draw(batch, missing, proposer, give_up)
+    attempts.survived(task, batch)
     return message
 
 
