@@ -54,7 +54,7 @@ class Cost:
     redis_cpu_us: float
     redis_connections: int  # of three workers and the dispatcher
     idle_commands_per_s: float  # of three workers that have nothing to do
-    near_bytes: dict[int, float]  # of Redis, a prompt in the index of near-duplicates, of so many
+    near_mb: dict[int, float]  # of Redis, the index of near-duplicates after so many prompts
 
 
 def main(
@@ -106,7 +106,7 @@ def count(bases: int, prompts: int) -> Cost:
         store, broker = S3Store(s3, "ppv"), Broker(broker_url(settings))
 
         def work(name: str, numbers: range) -> int:
-            run = dispatch.open_run(store, settings, name)
+            run = dispatch.open_run(store, broker, settings, name)
             watch = Watch(run, settings, broker)
             prompts = (BasePrompt(text=f"a hand with a mug, number {n}") for n in numbers)
             dispatch.enqueue(run, prompts, broker, settings.dispatch, watch.glance)
@@ -137,7 +137,7 @@ def count(bases: int, prompts: int) -> Cost:
             redis_commands={name: n for name, n in sorted(spent.items()) if n > 0.005},
             redis_connections=connections,
             idle_commands_per_s=(idle.total() - idle["bytes"] - idle["cpu_us"]) / IDLE_S,
-            near_bytes=_near_bytes(client, prompts),
+            near_mb=_near_mb(client, prompts),
         )
 
 
@@ -163,7 +163,7 @@ def _redis(client: redis.Redis) -> Counter[str]:
     return found
 
 
-def _near_bytes(client: redis.Redis, prompts: int) -> dict[int, float]:
+def _near_mb(client: redis.Redis, prompts: int) -> dict[int, float]:
     """The product's index, given random bands in place of texts, at a twentieth and in whole."""
     count = len(bands("a hand with a mug", THRESHOLD))
     with patch("workers.neighbours.bands", lambda text, _: [os.urandom(6) for _ in range(count)]):
@@ -172,7 +172,7 @@ def _near_bytes(client: redis.Redis, prompts: int) -> dict[int, float]:
         for start in range(0, prompts, 250):
             index.claim([(f"{number:012x}", "") for number in range(start, start + 250)])
             if (there := start + 250) in (prompts // 20, prompts):
-                found[there] = (client.info("memory")["used_memory"] - before) / there
+                found[there] = (client.info("memory")["used_memory"] - before) / 2**20
         client.flushdb()
     return found
 
@@ -193,8 +193,8 @@ def show(cost: Cost) -> None:
         f"a proposal ({commands}); {cost.idle_commands_per_s:.1f} commands/s of idle workers; "
         f"{cost.redis_connections} connections"
     )
-    for prompts, each in cost.near_bytes.items():
-        out.print(f"index of near-duplicates, {prompts:,} prompts: {each:,.0f} bytes each")
+    for prompts, mb in cost.near_mb.items():
+        out.print(f"index of near-duplicates after {prompts:,} prompts: {mb:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ class Dispatcher:
                 time.sleep(5)
 
     def _work(self) -> None:
-        dispatch.open_run(self.folder.store, self._settings, RUN)
+        dispatch.open_run(self.folder.store, self._broker, self._settings, RUN)
         watch = Watch(self.folder, self._settings, self._broker)  # nobody tells it of deaths
         again = bool(self.given)
         dispatch.enqueue(

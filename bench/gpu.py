@@ -60,7 +60,7 @@ from pipeline.specialists import describe, shipped
 from pipeline.types import Adapter, DetailedPrompt, Sampler
 from storage.runs import RunFolder
 from workers import canvas, dispatch
-from workers.embedded import services, store_of
+from workers.embedded import broker_of, services, store_of
 from workers.fleet import celery_worker
 from workers.processes import Child
 from workers.settings import Settings, load_settings
@@ -304,7 +304,7 @@ def through(worker: Child, settings: Settings, name: str, images: int) -> float:
 
     Raises RuntimeError where the worker dies or gives up.
     """
-    folder = dispatch.open_run(store_of(settings), settings, name)
+    folder = dispatch.open_run(store_of(settings), broker_of(settings), settings, name)
     run, prompts = folder.read(), []
     for n, text in enumerate(texts(images, next(fresh))):
         base = f"a hand, number {n}"

@@ -86,7 +86,7 @@ def measure_hosts(count: int) -> Hosts:
         messages = at_once * (ROUNDS + 3)
         store = open_store(settings.store_url, settings.s3)
         broker = Broker(settings.broker_url.get_secret_value())
-        run = dispatch.open_run(store, settings, "hosts")
+        run = dispatch.open_run(store, broker, settings, "hosts")
         watch = Watch(run, settings, broker)
         bases = (
             BasePrompt(text=f"a hand with a mug, number {number}")

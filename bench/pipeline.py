@@ -37,7 +37,7 @@ from storage.folder import FolderStore
 from storage.runs import RunFolder
 from workers import canvas, dispatch
 from workers.broker import QUEUES, Broker
-from workers.embedded import broker_url, services, store_of
+from workers.embedded import broker_of, broker_url, services, store_of
 from workers.fleet import Crew, Watch, celery_worker
 from workers.processes import Child, stop_together
 from workers.settings import Settings, load_settings
@@ -140,12 +140,12 @@ class PlainLoop:
         from pipeline.verifier.vilt import Verifier
 
         self._settings, self._store = settings, store_of(settings)
-        run = dispatch.open_run(self._store, settings, "loop-models").read()
+        run = dispatch.open_run(self._store, broker_of(settings), settings, "loop-models").read()
         self._proposer = DiffusionProposer.load(run.proposer, run.proposers[0])
         self._verifier = Verifier.load(run.verifier, run.verifier_ref)
 
     def work(self, name: str, bases: list[BasePrompt]) -> Rate:
-        folder = dispatch.open_run(self._store, self._settings, name)
+        folder = dispatch.open_run(self._store, broker_of(self._settings), self._settings, name)
         run = folder.read()
         started = time.monotonic()
         neighbours = MemoryNeighbours(run.prompter.near_duplicate)
@@ -197,7 +197,7 @@ def pipeline(settings: Settings, bases: list[BasePrompt]) -> Rate:
             ("warm-up", [BasePrompt(text=text) for text in WARM_UP]),
             ("whole", bases),
         ):
-            folder = dispatch.open_run(store, settings, name)
+            folder = dispatch.open_run(store, broker, settings, name)
             started = time.monotonic()
             watch = Watch(folder, settings, broker, crew, lambda tally: None)
             crew.tend()
@@ -220,8 +220,8 @@ def measure_alone(settings: Settings, count: int) -> Orchestration:
         stack.callback(stop_together, workers)
         for worker in workers:
             worker.__enter__()
-        folder = dispatch.open_run(store, settings, f"alone-{count}")
-        warm = dispatch.open_run(store, settings, "alone-warm-up")
+        folder = dispatch.open_run(store, broker, settings, f"alone-{count}")
+        warm = dispatch.open_run(store, broker, settings, "alone-warm-up")
         _enqueue_and_wait(warm, 64, broker, settings)
 
         before = client.info("memory")["used_memory"]

@@ -202,7 +202,7 @@ def under_faults(settings: Settings, provider: Provider, count: int) -> Faults:
     """Kill -9 of the worker and all its processes, once half is done; then another goes on."""
     provider.control(forget=True, fail=0.1, faults="429,500,drop", retry_after_s=0.2)
     broker, started = broker_of(settings), time.monotonic()
-    folder = dispatch.open_run(store_of(settings), settings, "faulty")
+    folder = dispatch.open_run(store_of(settings), broker, settings, "faulty")
     with worker(settings) as child:
         dispatch.enqueue(folder, _bases("faulty", count), broker, settings.dispatch)
         while _done(folder) < count / 2:
@@ -250,7 +250,7 @@ def _work(
 ) -> float:
     """Seconds from the first message until every base prompt has its prompts in the store."""
     broker = broker_of(settings)
-    folder = dispatch.open_run(store_of(settings), settings, name)
+    folder = dispatch.open_run(store_of(settings), broker, settings, name)
     started = time.monotonic()
 
     def look() -> None:

@@ -325,7 +325,7 @@ def _through_the_worker(settings: Settings, name: str, prompts: list[DetailedPro
 
     That is so when the messages lie in the verify queue, where nobody takes them.
     """
-    folder = dispatch.open_run(store_of(settings), settings, name)
+    folder = dispatch.open_run(store_of(settings), broker_of(settings), settings, name)
     run = folder.read()
     batches = list(_batches(run, [_of_run(run, prompt) for prompt in prompts]))
     with closing(broker_of(settings)) as broker:

@@ -200,7 +200,7 @@ def _work(count: int, run: str) -> int:
     """As `ppv run` does: enqueue, look, wait until all is done."""
     settings = load_settings()
     broker = Broker(broker_url(settings))
-    folder = dispatch.open_run(_store(), settings, run)
+    folder = dispatch.open_run(_store(), broker, settings, run)
     watch = Watch(folder, settings, broker)
     bases = (BasePrompt(text=f"a hand with a mug, number {number}") for number in range(count))
     dispatch.enqueue(folder, bases, broker, settings.dispatch, watch.glance)

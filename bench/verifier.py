@@ -41,7 +41,7 @@ from storage.objects import ObjectStore
 from storage.runs import RunFolder
 from workers import dispatch
 from workers.celery import app
-from workers.embedded import services, store_of
+from workers.embedded import broker_of, services, store_of
 from workers.fleet import VERIFY_PROCESSES, celery_worker
 from workers.settings import Settings, load_settings
 
@@ -111,7 +111,7 @@ class Stored:
 
 def _compare(settings: Settings, pictures: int, turns: int) -> dict[str, float]:
     store, loop = store_of(settings), Loop(settings.verifier.model)
-    run = dispatch.open_run(store, settings, "kept").read()
+    run = dispatch.open_run(store, broker_of(settings), settings, "kept").read()
     some = list(_scenes(run, pictures))
     first = _store(settings, store, "warm-up", some[: MESSAGE * VERIFY_PROCESSES])
     _judge_by_the_worker(first)
@@ -162,7 +162,7 @@ def _store(
     name: str,
     scenes: Sequence[tuple[DetailedPrompt, int, Image.Image]],
 ) -> Stored:
-    folder = dispatch.open_run(store, settings, name)
+    folder = dispatch.open_run(store, broker_of(settings), settings, name)
     run, batches = folder.read(), []
     for first in range(0, len(scenes), MESSAGE):
         some = scenes[first : first + MESSAGE]

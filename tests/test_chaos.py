@@ -271,7 +271,8 @@ from workers.settings import load_settings
 
 server, settings = RcloneServer(Path(sys.argv[1])), load_settings()
 server.start()
-folder = dispatch.open_run(open_store("s3://objects", server.config), settings, "fed")
+store, broker = open_store("s3://objects", server.config), broker_of(settings)
+folder = dispatch.open_run(store, broker, settings, "fed")
 
 def away():
     server.kill()
@@ -282,7 +283,7 @@ def bases():
     yield BasePrompt(text="a key")
     away()
 
-counts = dispatch.enqueue(folder, bases(), broker_of(settings), settings.dispatch)
+counts = dispatch.enqueue(folder, bases(), broker, settings.dispatch)
 print(counts.sent, folder.read().base_prompts)
 server.kill()
 """

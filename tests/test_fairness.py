@@ -115,7 +115,7 @@ def test_an_interrupted_enqueue_leaves_its_place_to_the_next(fleet: Fleet) -> No
 
 def test_who_lost_the_turn_sends_nothing_of_what_the_other_sent_meanwhile(fleet: Fleet) -> None:
     bases = [BasePrompt(text=text) for text in lines(40)]
-    folder = open_run(fleet.store, fleet.settings, "shared")
+    folder = open_run(fleet.store, fleet.broker, fleet.settings, "shared")
     others: list[Enqueued] = []
 
     def feed(some: Iterable[BasePrompt]) -> Enqueued:

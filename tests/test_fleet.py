@@ -26,7 +26,7 @@ def test_a_watch_that_was_suspended_for_an_hour_looks_again_soon(
     now = [0.0]
     monkeypatch.setattr("workers.fleet.time", SimpleNamespace(monotonic=lambda: now[0]))
     settings = load_settings()
-    folder = open_run(FolderStore(tmp_path / "store"), settings, run)
+    folder = open_run(FolderStore(tmp_path / "store"), broker, settings, run)
     shown: list[float] = []
 
     def show(tally: Any) -> None:
@@ -51,7 +51,7 @@ def test_a_glance_reads_a_part_and_the_next_goes_on(
     monkeypatch.setattr("workers.fleet.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setenv("PPV_STATE_DIR", str(tmp_path))
     settings = load_settings()
-    folder = open_run(FolderStore(tmp_path / "store"), settings, run)
+    folder = open_run(FolderStore(tmp_path / "store"), broker, settings, run)
     prompt = DetailedPrompt(id="0" * 32, base="a mug", index=0, text="a mug", category="power")
     for seed in range(5):
         sent = (run, folder.read().proposers[0], settings.proposer.sampler, [(prompt, seed)])

@@ -1,6 +1,8 @@
 """The configuration: who wins, what is refused with which words, and what is never written down."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from pipeline.errors import InputError
 from storage.folder import FolderStore
 from tests.tiny import save_weights
+from workers.broker import Broker
 from workers.dispatch import open_run
 from workers.settings import Settings, load_settings, override
 
@@ -208,7 +211,7 @@ def test_no_error_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_secrets_show_neither_in_print_nor_in_the_frozen_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broker: Broker
 ) -> None:
     for variable, value in {
         "PPV_BROKER_URL": "redis://:hunter2@host/0",
@@ -220,27 +223,44 @@ def test_secrets_show_neither_in_print_nor_in_the_frozen_run(
         monkeypatch.setenv(variable, value)
     settings = _settings(tmp_path)
     store = FolderStore(tmp_path / "store")
-    open_run(store, settings, "a")
+    open_run(store, broker, settings, "a")
     frozen = store.get("runs/a/run.json").decode()
     assert json.loads(frozen)["proposer"]["model"] == str(tmp_path / "base")
     assert "hunter" not in frozen + repr(settings) + str(settings.model_dump())
 
 
-def test_a_run_goes_on_only_under_its_own_configuration(tmp_path: Path) -> None:
+def test_a_run_goes_on_only_under_its_own_configuration(tmp_path: Path, broker: Broker) -> None:
     store, settings = FolderStore(tmp_path / "store"), _settings(tmp_path)
-    first = open_run(store, settings, "a").read()
-    assert open_run(store, settings, "a").read() == first
+    first = open_run(store, broker, settings, "a").read()
+    assert open_run(store, broker, settings, "a").read() == first
     other = settings.proposer.model_copy(update={"images_per_prompt": 3})
     with pytest.raises(InputError, match=r"proposer\.images_per_prompt is 2 there and 3 now"):
-        open_run(store, settings.model_copy(update={"proposer": other}), "a")
+        open_run(store, broker, settings.model_copy(update={"proposer": other}), "a")
 
 
-def test_a_run_goes_on_only_with_its_own_weights(tmp_path: Path) -> None:
+def test_of_two_that_make_a_run_at_once_one_is_told_what_the_other_made(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowStore(FolderStore):
+        def put(self, key: str, data: bytes) -> None:
+            time.sleep(0.5)
+            super().put(key, data)
+
+    store, settings = SlowStore(tmp_path / "store"), _settings(tmp_path)
+    other = settings.proposer.model_copy(update={"images_per_prompt": 3})
+    both = settings, settings.model_copy(update={"proposer": other})
+    with ThreadPoolExecutor() as threads:
+        opened = [threads.submit(open_run, store, broker, each, "both") for each in both]
+        errors = [each.exception() for each in opened]
+    assert sorted(map(type, errors), key=str) == [type(None), InputError], errors
+
+
+def test_a_run_goes_on_only_with_its_own_weights(tmp_path: Path, broker: Broker) -> None:
     store, settings = FolderStore(tmp_path / "store"), _settings(tmp_path)
-    open_run(store, settings, "a")
+    open_run(store, broker, settings, "a")
     other = settings.verifier.model_copy(update={"model": str(save_weights(tmp_path / "b", 2))})
     with pytest.raises(InputError, match="exists with another configuration: verifier"):
-        open_run(store, settings.model_copy(update={"verifier": other}), "a")
+        open_run(store, broker, settings.model_copy(update={"verifier": other}), "a")
 
 
 def _settings(folder: Path) -> Settings:

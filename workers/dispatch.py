@@ -90,9 +90,15 @@ def new_run(settings: Settings, name: str, store: ObjectStore) -> Run:
 
 
 def open_run(
-    store: ObjectStore, settings: Settings, name: str, priority: Priority | None = None
+    store: ObjectStore,
+    broker: Broker,
+    settings: Settings,
+    name: str,
+    priority: Priority | None = None,
 ) -> RunFolder:
     """The run of this name, made now if there is none; its endpoint may be used as set now.
+
+    Of two that make one of the same name at once, the other finds it there.
 
     priority: None leaves it as it is.
     Raises InputError if there is one with another configuration, or with other weights, and if the
@@ -107,12 +113,19 @@ def open_run(
         from workers.seeing import endpoint_of
 
         endpoint_of(run.verifier, run.endpoint.timeout_s).check()
+    with Lease(broker, f"ppv:opening:{name}") as lease:
+        _wait_until(lease.take, lambda: None)
+        _open(folder, run, priority)
+    return folder
+
+
+def _open(folder: RunFolder, run: Run, priority: Priority | None) -> None:
     if folder.exists():
         there = folder.read()
         key, old, new = _first_difference(there.identity, run.identity)
         if key:
             raise InputError(
-                f"run {name!r} exists with another configuration: {key} is {old!r} there and "
+                f"run {run.name!r} exists with another configuration: {key} is {old!r} there and "
                 f"{new!r} now; take another --run name"
             )
         now = {name: getattr(run, name) for name in ("endpoint", "price", "vision_price")}
@@ -122,7 +135,6 @@ def open_run(
             folder.write(changed)
     else:
         folder.write(run.model_copy(update={"priority": priority or run.priority}))
-    return folder
 
 
 def enqueue(

@@ -36,7 +36,7 @@ def describe(
 ) -> None:
     """Make them and say what came of it. Exits with 1 if something failed, now or before."""
     with session() as here:
-        folder = dispatch.open_run(here.store, here.settings, name)
+        folder = dispatch.open_run(here.store, here.broker, here.settings, name)
         if failed:
             dispatch.forget_failures(folder)
         describer = Describer(folder, folder.read(), here.broker)

@@ -39,7 +39,7 @@ def enqueue(
     bases = read_bases(file, format)
     broker = broker_of(config)
     broker.ping()
-    folder = dispatch.open_run(store_of(config), config, run, priority)
+    folder = dispatch.open_run(store_of(config), broker, config, run, priority)
     waiting = _Waiting(folder, config, broker)
     counts = dispatch.enqueue(folder, bases, broker, config.dispatch, waiting, entrust=True)
     if counts.cancelled:

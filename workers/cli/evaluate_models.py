@@ -122,7 +122,7 @@ def evaluate_models(
     draws = [settings_for(arm, here.settings, options.images_per_prompt) for arm in arms]
     names = [run_name_of(here.store, each) for each in draws]  # of all, before one is kept
     for each, name in zip(draws, names, strict=True):
-        dispatch.open_run(here.store, each, name)
+        dispatch.open_run(here.store, here.broker, each, name)
     asked: dict[str, dict[str, None]] = {}  # prompts of each run, each once, in order
     for arm, name in zip(arms, names, strict=True):
         texts = asked.setdefault(name, {})

@@ -82,7 +82,7 @@ def draw(here: Session, file: str, name: str, format: Format | None) -> RunFolde
     """
     bases = read_bases(file, format)
     check_comparable(dispatch.new_run(here.settings, name, here.store))
-    folder = dispatch.open_run(here.store, here.settings, name)
+    folder = dispatch.open_run(here.store, here.broker, here.settings, name)
     _, tally = see_through(here, folder, bases)
     if here.broker.is_cancelled(folder.name):
         console.print(f"run {folder.name} was cancelled; `ppv resume {folder.name}` goes on")

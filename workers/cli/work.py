@@ -31,7 +31,7 @@ def work(
     """Enqueue, work, wait, export. Exits with 1 if something failed."""
     bases = read_bases(file, format)
     with session() as here:
-        folder = dispatch.open_run(here.store, here.settings, run_name, priority)
+        folder = dispatch.open_run(here.store, here.broker, here.settings, run_name, priority)
         counts, tally = see_through(here, folder, bases)
         _say_what_was_read(counts, tally)
         _conclude(here, folder, tally, out)
