@@ -166,6 +166,19 @@ def test_a_redis_that_is_wiped_in_mid_run_costs_time_only(fleet: Fleet) -> None:
     assert all(worker.alive for worker in workers)
 
 
+def test_workers_outlive_a_redis_that_takes_no_writes(fleet: Fleet) -> None:
+    """As one whose disk is full; this one misses replicas, which it says in the same way."""
+    workers = fleet.start(*QUEUES, propose_s=0.2)
+    fleet.start_mender()
+    fleet.feed("refused", lines(80))
+    until(lambda: fleet.tally("refused").judged > 0, "first records")
+    fleet.broker.client.config_set("min-replicas-to-write", 1)
+    time.sleep(4)
+    fleet.broker.client.config_set("min-replicas-to-write", 0)
+    assert fleet.until_finished("refused").accepted == 80 * PER_BASE
+    assert all(worker.alive for worker in workers)
+
+
 @pytest.mark.slow
 def test_a_full_window_of_lost_messages_does_not_stop_whoever_feeds(fleet: Fleet) -> None:
     feeding = fleet.feed("leaked", lines(160))

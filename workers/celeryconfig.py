@@ -52,6 +52,7 @@ task_default_queue = "prompt"
 
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
+broker_channel_error_retry = True  # a Redis whose disk is full says so with errors of that kind
 broker_transport_options: dict[str, int | bool]
 if _is_rabbitmq(broker_url):
     # A message counts as sent when the broker has it. What a worker held comes back with the end
