@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import tenacity
 from celery.utils.log import get_task_logger
 from pydantic import ValidationError
 
@@ -140,22 +139,11 @@ def check_name(message: dict[str, Any]) -> str:
 
 def _run(name: str) -> Run:
     try:
-        return _known(name)
+        return resources.run(name)
     except InputError as error:
         raise Refused(str(error)) from None
     except ValidationError:
         raise TooNew(f"a newer ppv: it cannot read the configuration of run {name!r}") from None
-
-
-@tenacity.retry(
-    # A run.json that is being written anew may look absent for an instant.
-    retry=tenacity.retry_if_exception_type(InputError),
-    wait=tenacity.wait_fixed(0.3),
-    stop=tenacity.stop_after_attempt(5),
-    reraise=True,
-)
-def _known(name: str) -> Run:
-    return resources.run(name)
 
 
 def _check(batch: ProposalBatch, run: Run) -> None:

@@ -46,7 +46,7 @@ def folder(run: str) -> RunFolder:
 @lru_cache(maxsize=64)
 def run(name: str) -> Run:
     """A run's configuration; frozen, so it is read once."""
-    config = folder(name).read()
+    config = folder(name).reread()
     metrics.expect(config)
     return config
 
