@@ -243,8 +243,8 @@ def kills_workers(task: Task, batch: Batch) -> GivenUp | None:
     raise Ignore
 
 
-def survived(task: Task, batch: Batch) -> None:
-    """A message that came back is done after all."""
+def settled(task: Task, batch: Batch) -> None:
+    """A message that came back is done after all, or given up: its deaths count no more."""
     if _is_redelivered(task):
         resources.broker().forget_redeliveries(_message(task, batch))
 

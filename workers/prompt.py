@@ -35,7 +35,7 @@ def prompt(task: Task, message: dict[str, Any]) -> None:
     made = list(canvas.batches(run, prompts, again=again))
     if resources.flight(batch.run).move(run, batch, made) is not Entry.CANCELLED:
         canvas.send_proposals(made)
-    attempts.survived(task, batch)
+    attempts.settled(task, batch)
 
 
 def _describe(task: Task, batch: PromptBatch) -> list[tuple[DetailedPrompt, ...]]:

@@ -39,6 +39,7 @@ def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
     if missing and (error := attempts.kills_workers(task, batch)):
         for proposal in missing:
             give_up(proposal, error)
+        attempts.settled(task, batch)
         return message
 
     if missing:
@@ -50,7 +51,7 @@ def propose(task: Task, message: dict[str, Any]) -> dict[str, Any]:
                 give_up(proposal, error)
             return message
         _draw(batch, missing, proposer, give_up)
-    attempts.survived(task, batch)
+    attempts.settled(task, batch)
     return message
 
 

@@ -41,7 +41,7 @@ def verify(task: Task, message: dict[str, Any]) -> None:
     batch = refusal.admit(ProposalBatch, message)
     logs.about(batch.run, batch.id)
     _verify(task, batch)
-    attempts.survived(task, batch)
+    attempts.settled(task, batch)
     resources.flight(batch.run).leave(batch)
 
 
