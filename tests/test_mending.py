@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from kombu import Connection
 
+from pipeline.types import Failure
 from storage.runs import RunFolder
 from tests.fleets import IN_FLIGHT, PER_BASE, Fleet, lines
 from tests.place import until
@@ -97,11 +98,8 @@ def test_what_a_worker_with_a_wrong_clock_had_comes_back_in_time(
     broker.client.delete(run)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["prompt", "verify"])
-def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(stage: str, fleet: Fleet) -> None:
-    fleet.start(*QUEUES, loses="poison", loses_in=stage)
-    fleet.start_mender()
+def the_failure_of_poison(fleet: Fleet) -> Failure:
+    """Of a run with one poisonous base prompt among four, once the others are accepted."""
     one_each = ("--set", "prompter.prompts_per_base=1", "--set", "proposer.images_per_prompt=1")
     fleet.enqueue("poison", [*lines(3), "a hand with poison"], *one_each)
     tally = fleet.until_finished("poison")
@@ -109,18 +107,22 @@ def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(stage: str, fle
     folder = fleet.folder("poison")
     (failure,) = map(folder.read_failure, folder.failed_ids())
     assert failure.subject == "a hand with poison"
+    return failure
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["prompt", "verify"])
+def test_what_never_comes_ends_as_a_failure_and_the_rest_goes_on(stage: str, fleet: Fleet) -> None:
+    fleet.start(*QUEUES, loses="poison", loses_in=stage)
+    fleet.start_mender()
+    failure = the_failure_of_poison(fleet)
     assert "sent again 3 times, and nothing came of it" in failure.error
 
 
 def test_what_workers_die_of_is_given_up_alone_and_the_rest_goes_on(fleet: Fleet) -> None:
     fleet.start(*QUEUES, kills="poison")
-    one_each = ("--set", "prompter.prompts_per_base=1", "--set", "proposer.images_per_prompt=1")
-    fleet.enqueue("deadly", [*lines(3), "a hand with poison"], *one_each)
-    tally = fleet.until_finished("deadly")
-    assert (tally.accepted, tally.failed) == (3, 1)
-    folder = fleet.folder("deadly")
-    (failure,) = map(folder.read_failure, folder.failed_ids())
-    assert (failure.subject, failure.stage) == ("a hand with poison", "prompt")
+    failure = the_failure_of_poison(fleet)
+    assert failure.stage == "prompt"
     assert "it came back 4 times: workers died of it" in failure.error
 
 
