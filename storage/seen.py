@@ -1,7 +1,7 @@
 """Sets of ids whose memory is bounded: a million of them, and what is beyond that lies on disk.
 
 Each is a temporary SQLite database, which goes when it is closed or forgotten. Ids are hexadecimal
-digits, and are best given many at once: alone, one takes three times as long.
+digits, and are best given many at once: alone, one takes twice as long.
 """
 
 import sqlite3

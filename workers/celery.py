@@ -33,7 +33,7 @@ _HEAVY = (
 def load_before_forking(sender: Any, **_: object) -> None:
     """What prompt workers share is loaded once, before they part: it costs seconds and 70 MB each.
 
-    The models of the other queues are for their one child alone; CUDA must not be touched here.
+    The models of the other queues are for their children alone; CUDA must not be touched here.
     """
     queues = sender.app.amqp.queues.consume_from
     if {"propose", "verify"} & queues.keys() and find_spec("torch") is None:
@@ -44,10 +44,7 @@ def load_before_forking(sender: Any, **_: object) -> None:
 
 
 def freeze_what_is_shared(**_: object) -> None:
-    """What is loaded before the processes part stays for good: their collectors need not walk it.
-
-    That is a tenth of the CPU of a message whose models do nothing.
-    """
+    """What is loaded before the processes part stays for good; no collector need walk it again."""
     gc.freeze()
 
 

@@ -59,8 +59,9 @@ class Mender:
                 RunFolder(self._store, name).withdraw()
                 self._forget(name)
             except (PpvError, ValueError, sqlite3.Error) as error:
-                where = f" ({error.title})" if isinstance(error, ValidationError) else ""
-                logger.warning("run %s cannot be read: %s%s", name, type(error).__name__, where)
+                # What is wrong with a value may quote it.
+                said = error.title if isinstance(error, ValidationError) else error
+                logger.warning("run %s cannot be read: %s: %s", name, type(error).__name__, said)
                 self._left_until[name] = time.monotonic() + _LEFT_ALONE_S
                 self._forget(name)
 
@@ -73,7 +74,7 @@ class Mender:
         folder = RunFolder(self._store, name)
         watch = self._watches.get(name)
         if watch is None:
-            folder.reread()
+            folder.reread()  # so that one that is only being replaced is not taken for gone
             watch = self._watches[name] = Watch(folder, self._settings, self._broker)
         watch.look(most_s)
         if watch.over:

@@ -7,7 +7,7 @@
 
 It takes in no more than 4.2 million bands: so many prompts' as 525,000 have at .85 (8 bands each)
 and 168,000 at .5 (25). Beyond that texts are only compared with those, and with others of the same
-call. So a run's never takes more than some 60 MB, and every hash stays below the 512 entries of
+call. So a run's never takes more than some 50 MB, and every hash stays below the 512 entries of
 which Redis makes no table, which takes six times as much. `python -m bench.capacity` counts what a
 prompt takes.
 """
